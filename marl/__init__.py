@@ -1,0 +1,1 @@
+"""Training, evaluation, inspection and the command line. Loads nothing by itself, so that `marl --help` stays quick."""
