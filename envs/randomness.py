@@ -6,14 +6,13 @@ that share a seed stay paired after one of them ends early. The mixing function 
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 # Streams: who draws. A number drawn in one stream never shifts another stream.
-TASK, RESET, EXPLORE, POLICY, REFERENCE, EVALUATE, EPISODE_SEED = range(7)
+TASK, RESET, EXPLORE, POLICY = range(4)
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -35,7 +34,7 @@ def _scramble(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
-def fold(key: Int[Tensor, "*shape"], value: "Int[Tensor, '*#shape'] | int") -> Int[Tensor, "*shape"]:
+def fold(key: Int[Tensor, "*#shape"], value: "Int[Tensor, '*#shape'] | int") -> Int[Tensor, "*#shape"]:
     """A new key from `key` and one more counter (broadcast against each other)."""
     step = _signed(value * _G) if isinstance(value, int) else value * _G
     return _scramble(key * 3 + _G + step)
@@ -49,11 +48,6 @@ def split(key: Int[Tensor, "*shape"], count: int) -> Int[Tensor, "*shape {count}
 def uniform(key: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """One number in [0, 1) per key, float64 with 53 random bits."""
     return ((_scramble(key) >> 11) & ((1 << 53) - 1)).to(torch.float64) * 2.0**-53
-
-
-def integers(key: Int[Tensor, "*shape"], low: "Int[Tensor, '*#shape'] | int", high: "Int[Tensor, '*#shape'] | int") -> Int[Tensor, "*shape"]:
-    """One integer in [low, high) per key (bias below 2**-40 for ranges under 4,096)."""
-    return low + (uniform(key) * (high - low)).to(torch.int64)
 
 
 def choice(key: Int[Tensor, "*shape"], allowed: Tensor) -> Int[Tensor, "*shape"]:
@@ -87,7 +81,7 @@ class Clock:
     """Env steps taken in this episode."""
 
     @classmethod
-    def start(cls, seeds: Int[Tensor, " env"]) -> Self:
+    def start(cls, seeds: Int[Tensor, " env"]) -> "Clock":
         """Episode 0, step 0 of each copy."""
         seeds = seeds.to(torch.int64)
         return cls(seed=seeds, episode=torch.zeros_like(seeds), step=torch.zeros_like(seeds))
@@ -96,7 +90,7 @@ class Clock:
         """The key of this (copy, episode, step) in `stream`."""
         return fold(fold(fold(fold(torch.zeros_like(self.seed), self.seed), stream), self.episode), self.step)
 
-    def tick(self, done: Tensor | None = None) -> Self:
+    def tick(self, done: Tensor | None = None) -> "Clock":
         """One step later; copies that are `done` move to step 0 of their next episode."""
         if done is None:
             return type(self)(self.seed, self.episode, self.step + 1)

@@ -1,0 +1,88 @@
+"""A hand-written forager: decentralised play of level-based foraging, a yardstick for trained teams.
+
+Each player decides from its own observation, which shows the whole board. So each can also work out what the others
+are about to do, and all break ties the same way without a word:
+
+1. Beside a food that the players beside it can lift together: load.
+2. Else pick a target: the nearest food one can lift alone (left to a player that can too and is nearer); if there is
+   none, the food nearest to all players together, which is the same food for everybody.
+3. Step towards it, along the longer axis, never into a food or another player; where nothing brings one nearer, pass
+   on the right. Of two players that want one cell, the upper (then left) one goes.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+_LOAD = 5
+_MOVES = torch.tensor([[-1, 0], [1, 0], [0, -1], [0, 1]])  # actions 1 to 4
+_WIDE = 1024  # above any coordinate: row * _WIDE + col orders cells
+_NEVER = 1 << 40
+
+
+def greedy_forager(
+    obs: Float[Tensor, "*batch agent obs"], available: Bool[Tensor, "*batch agent 6"], *, num_food: int, num_players: int
+) -> Int[Tensor, "*batch agent"]:
+    """One action per agent from its own observation: foods, itself, the others, each as (row, col, level); the rest is ignored."""
+    items = obs[..., : 3 * (num_food + num_players)].unflatten(-1, (num_food + num_players, 3)).long()
+    foods, players = items[..., :num_food, :], items[..., num_food:, :]  # players: (*batch agent player 3), oneself first
+    distance = (foods[..., None, :, :2] - players[..., :, None, :2]).abs().sum(-1)
+    strength = ((distance == 1) * players[..., 2:]).sum(-2)
+    ready = (distance == 1) & ((strength >= foods[..., 2]) & (foods[..., 2] > 0)).unsqueeze(-2)
+    target = _choose_target(foods, players, distance)
+    goal = foods[..., :2].gather(-2, target.unsqueeze(-1).expand(*target.shape, 2))
+    waiting = ready.any(-1) | (distance.gather(-1, target.unsqueeze(-1)).squeeze(-1) == 1)
+    move = _choose_move(foods, players, goal, available, waiting)
+    return torch.where(ready[..., 0, :].any(-1), _LOAD, move)
+
+
+def _choose_target(
+    foods: Int[Tensor, "*batch food 3"], players: Int[Tensor, "*batch player 3"], distance: Int[Tensor, "*batch player food"]
+) -> Int[Tensor, "*batch player"]:
+    """The index of the food each player goes for."""
+    level, exists = foods[..., None, :, 2], foods[..., None, :, 2] > 0
+    alone = (players[..., 2:] >= level) & exists
+    # How early a player would be there, ties by position: a total order of the players for every food.
+    code = players[..., 0] * _WIDE + players[..., 1]
+    lateness = torch.where(alone, distance * _WIDE * _WIDE + code.unsqueeze(-1), _NEVER)
+    first = lateness == lateness.amin(-2, keepdim=True)
+    together = exists & (players[..., 2].sum(-1)[..., None, None] >= level)
+    cost = torch.where(together, 3 * _WIDE + distance.sum(-2, keepdim=True), 4 * _WIDE * _WIDE)
+    cost = torch.where(alone, distance + torch.where(first, 0, _WIDE), cost)
+    return cost.argmin(-1)
+
+
+def _choose_move(
+    foods: Int[Tensor, "*batch food 3"],
+    players: Int[Tensor, "*batch player 3"],
+    goal: Int[Tensor, "*batch player 2"],
+    available: Bool[Tensor, "*batch 6"],
+    waiting: Bool[Tensor, "*batch player"],
+) -> Int[Tensor, "*batch"]:
+    """The first player's move (0 to stay), after working out every player's wish."""
+    moves, items = _MOVES.to(players.device), torch.cat((foods, players), -2)
+    own = players[..., None, :2]  # (*batch player 1 2)
+    cell = own + moves
+    blocked = ~_is_free(cell, items)
+    blocked[..., 0, :] |= ~available[..., 1:5]
+    # How far from a free side of the goal two steps can bring one: looking one step further leads around a food and its crowd.
+    side = goal.unsqueeze(-2) + moves
+    further = cell.unsqueeze(-2) + torch.cat((torch.zeros_like(moves[:1]), moves))
+    left = (further.unsqueeze(-2) - side[..., None, None, :, :]).abs().sum(-1)  # (*batch player move move side)
+    left = left + _WIDE * ~_is_free(side, items)[..., None, None, :] + 2 * _WIDE * ~_is_free(further, items).unsqueeze(-1)
+    heading = goal.unsqueeze(-2) - own
+    longer_axis_left = (heading - moves).abs().amax(-1)
+    right = moves[:, 0] * heading[..., 1].sign() - moves[:, 1] * heading[..., 0].sign()
+    cost = (left.amin((-1, -2)) * _WIDE + longer_axis_left) * 4 - right
+    best = cost.masked_fill(blocked, _NEVER).argmin(-1)
+    stays = waiting | blocked.all(-1)
+    wish = torch.where(stays.unsqueeze(-1), players[..., :2], cell.gather(-2, best[..., None, None].expand(*best.shape, 1, 2)).squeeze(-2))
+    code = players[..., 0] * _WIDE + players[..., 1]
+    clash = (wish[..., 1:, :] == wish[..., :1, :]).all(-1) & (code[..., 1:] < code[..., :1])
+    return torch.where(stays[..., 0] | clash.any(-1), 0, best[..., 0] + 1)
+
+
+def _is_free(cell: Int[Tensor, "*shape 2"], items: Int[Tensor, "*batch item 3"]) -> Bool[Tensor, "*shape"]:
+    """True where no food and no player is; `cell` has the batch axes of `items` and any number after them."""
+    item = items[..., :2].view(*items.shape[:-2], *[1] * (cell.dim() - items.dim() + 1), items.shape[-2], 2)
+    return (cell.unsqueeze(-2) != item).any(-1).all(-1) & (cell >= 0).all(-1)
