@@ -1,0 +1,198 @@
+"""One running ParallelEnv, read into preallocated rows: who is alive, what is seen, what was paid, how it ended.
+
+Everything a PettingZoo environment may do within its rules is made plain here (agents that die or leave, masks in the
+observation or in the infos, a state that is gone after the end); what its rules forbid raises `ContractBroken`, which
+names the rule, the agent and the step.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import ContractBroken, UnsupportedTask
+from .layout import Layout, unpack
+
+_MISSING = object()
+# What `state()` of published environments raises once the episode is over and its world is gone.
+STATE_IS_GONE = (AttributeError, TypeError, KeyError, IndexError, ValueError, RuntimeError)
+
+
+class Rows:
+    """The arrays of one time step of several copies; written once, then handed out and never written again."""
+
+    def __init__(self, layout: Layout, count: int):
+        agents = len(layout.agents)
+        self.obs = np.zeros((count, agents, layout.obs_dim), dtype=layout.obs_dtype)
+        self.state = np.zeros((count, layout.state_dim), dtype=np.float32)
+        self.available = np.zeros((count, agents, layout.num_actions), dtype=np.bool_)
+        self.alive = np.zeros((count, agents), dtype=np.bool_)
+        self.agent_reward = np.zeros((count, agents), dtype=np.float32)
+        self.reward = np.zeros(count, dtype=np.float32)
+        self.terminated = np.zeros(count, dtype=np.bool_)
+        self.truncated = np.zeros(count, dtype=np.bool_)
+
+    def view_of(self, index: int) -> tuple[np.ndarray, ...]:
+        """What is seen in one copy: obs, state, available, alive."""
+        return self.obs[index], self.state[index], self.available[index], self.alive[index]
+
+    def put_view(self, index: int, view: tuple[np.ndarray, ...]) -> None:
+        self.obs[index], self.state[index], self.available[index], self.alive[index] = view
+
+
+def begin(env: Any, layout: Layout, seed: int, rows: Rows, index: int) -> None:
+    """Start an episode of `env` and write its first view into row `index`."""
+    obs, infos = unpack(env.reset(seed=seed), 2, "reset-returns", "reset")
+    live = frozenset(env.agents)
+    _refuse_strangers(layout, (live, obs), 0)
+    if not live:
+        raise ContractBroken("agents-at-reset", "no agent is alive after reset")
+    _write_view(env, layout, obs, infos, live, rows, index, step=0)
+    _write_state(env, layout, rows, index, step=0, last=None, over=False)
+    _check_finite(layout, rows, index, 0)
+
+
+def advance(env: Any, layout: Layout, actions: Sequence[int], rows: Rows, index: int, *, before: tuple[np.ndarray, ...], step: int) -> None:
+    """One joint action; `before` is the view acted on, `step` counts this action (1 is the first). Fills row `index`."""
+    acting = [position for position, alive in enumerate(before[3].tolist()) if alive]
+    agents, plans = layout.agents, layout.action_plans
+    obs, rewards, terminations, truncations, infos = unpack(
+        env.step({agents[i]: plans[i].decode(actions[i]) for i in acting}), 5, "step-returns", "step"
+    )
+    live = frozenset(env.agents)
+    _refuse_strangers(layout, (live, obs, rewards), step)
+    _write_rewards(layout, acting, rewards, rows, index, step)
+    ended_by_flag = [_flags(agents[i], terminations, truncations, live, step) for i in acting]
+    seen, over = live, False
+    if not live:  # the team's episode is over
+        cut = [agents[i] for i, (_, truncated) in zip(acting, ended_by_flag, strict=True) if truncated]
+        over = not cut and step != layout.time_limit
+        rows.terminated[index], rows.truncated[index] = over, not over
+        # Whoever lived to see the end keeps its last view; an agent that died while the others were cut off does not.
+        seen = frozenset(cut) if cut else frozenset(agents[i] for i in acting)
+    elif step == layout.time_limit:
+        rows.truncated[index] = True
+    _write_view(env, layout, obs, infos, seen, rows, index, step=step, over=over)
+    _write_state(env, layout, rows, index, step=step, last=before[1], over=over)
+    _check_finite(layout, rows, index, step)
+
+
+def _refuse_strangers(layout: Layout, groups: Iterable[Iterable[str]], step: int) -> None:
+    for group in groups:
+        for agent in group:
+            if agent not in layout.agents:
+                raise ContractBroken("unknown-agent", f"{agent!r} at step {step} is not one of possible_agents {list(layout.agents)}")
+
+
+def _flags(agent: str, terminations: dict, truncations: dict, live: frozenset, step: int) -> tuple[bool, bool]:
+    terminated, truncated = terminations.get(agent), truncations.get(agent)
+    if terminated is None or truncated is None:
+        raise ContractBroken("flag-missing", f"{agent} acted at step {step} but has no terminated or no truncated flag")
+    if (terminated or truncated) and agent in live:
+        raise ContractBroken("agents-removed", f"{agent} is done at step {step} but still in env.agents; remove it in that step")
+    return bool(terminated), bool(truncated)
+
+
+def _write_rewards(layout: Layout, acting: list[int], rewards: dict, rows: Rows, index: int, step: int) -> None:
+    """Each acting agent's reward, and the team's: shared (all equal), sum, or mean over all agents, dead ones with 0."""
+    paid = []
+    for i in acting:
+        reward = rewards.get(layout.agents[i])
+        try:
+            number = float(reward)  # pyright: ignore[reportArgumentType]
+        except (TypeError, ValueError):
+            raise ContractBroken(
+                "reward-number", f"the reward of {layout.agents[i]} at step {step} is {reward!r}, not one number"
+            ) from None
+        if not -np.inf < number < np.inf:
+            raise ContractBroken("reward-number", f"the reward of {layout.agents[i]} at step {step} is {number}, not a finite number")
+        rows.agent_reward[index, i] = number
+        paid.append(number)
+    if layout.team_reward == "sum":
+        rows.reward[index] = sum(paid)
+    elif layout.team_reward == "mean":
+        rows.reward[index] = sum(paid) / len(layout.agents)
+    elif max(paid) - min(paid) > 1e-6 * max(1.0, abs(paid[0])):
+        shown = ", ".join(f"{layout.agents[i]} {number:+g}" for i, number in zip(acting, paid, strict=True))
+        raise UnsupportedTask(f"rewards differ between agents ({shown}): not a cooperative task.", "--team-reward sum forces it.")
+    else:
+        rows.reward[index] = paid[0]
+
+
+def _write_view(
+    env: Any, layout: Layout, obs: dict, infos: dict, seen: frozenset, rows: Rows, index: int, *, step: int, over: bool = False
+) -> None:
+    """Observation, actions and life of each agent: one not in `seen` has zeros and action 0 alone."""
+    available, alive = rows.available[index], rows.alive[index]
+    for i, agent in enumerate(layout.agents):
+        if agent not in seen:
+            available[i, 0] = True
+            continue
+        alive[i] = True
+        value, mask, plan = obs.get(agent, _MISSING), None, layout.obs_plans[i]
+        if value is _MISSING or value is None:
+            raise ContractBroken("observation-missing", f"{agent} has no observation at step {step}")
+        if plan.in_dict:
+            if not isinstance(value, dict) or not value.keys() >= {"observation", "action_mask"}:
+                raise ContractBroken(
+                    "observation-shape", f"{agent} at step {step}: the space is a Dict of observation and action_mask, the value is not"
+                )
+            value, mask = value["observation"], value["action_mask"]
+        try:
+            plan.write(value, rows.obs[index, i])
+        except ContractBroken as broken:
+            raise ContractBroken(broken.rule, f"{agent} at step {step}: {broken.sentence}") from None
+        if mask is None:
+            info = infos.get(agent)
+            mask = info.get("action_mask") if info else None
+        _write_mask(layout, i, mask, available[i], step, over)
+
+
+def _write_mask(layout: Layout, i: int, mask: Any, row: np.ndarray, step: int, over: bool) -> None:
+    agent, count = layout.agents[i], layout.action_plans[i].count
+    if mask is None:
+        if layout.masked and not over:  # after termination nothing is bootstrapped, so no mask is missed
+            raise ContractBroken("action-mask", f"{agent} has no action mask at step {step}; give one at every step, the last one included")
+        row[:count] = True
+        return
+    mask = np.asarray(mask)
+    if mask.shape != (count,):
+        raise ContractBroken("action-mask", f"the action mask of {agent} at step {step} has shape {mask.shape}; it has {count} actions")
+    row[:count] = mask
+    if not row.any():
+        raise ContractBroken("action-mask", f"the action mask of {agent} at step {step} allows no action at all")
+
+
+def _write_state(env: Any, layout: Layout, rows: Rows, index: int, *, step: int, last: np.ndarray | None, over: bool) -> None:
+    """`env.state()`, else all observations side by side.
+
+    Some environments have no state left after the last step. The state before it may stand in after termination,
+    where the value is 0 whatever the state; after truncation it is bootstrapped from, so there the failure is an error.
+    """
+    row = rows.state[index]
+    if layout.state_shape is None:
+        seen = rows.obs[index].reshape(-1)
+        row[:] = seen / np.float32(255) if layout.state_is_image else seen
+        return
+    if over and last is not None:
+        try:
+            state = np.asarray(env.state())
+        except STATE_IS_GONE:
+            row[:] = last
+            return
+    else:
+        try:
+            state = np.asarray(env.state())
+        except STATE_IS_GONE as error:
+            raise ContractBroken("state", f"state() fails at step {step} of a running or truncated episode: {error!r}") from error
+    if state.shape != layout.state_shape:
+        raise ContractBroken("state", f"state() has shape {state.shape} at step {step}, and {layout.state_shape} after the first reset")
+    row[:] = state.reshape(-1) / np.float32(255) if layout.state_is_image else state.reshape(-1)
+
+
+def _check_finite(layout: Layout, rows: Rows, index: int, step: int) -> None:
+    if rows.obs.dtype != np.uint8 and not np.isfinite(rows.obs[index]).all():
+        broken = next(agent for i, agent in enumerate(layout.agents) if not np.isfinite(rows.obs[index, i]).all())
+        raise ContractBroken("observation-finite", f"{broken} observes NaN or infinity at step {step}")
+    if not np.isfinite(rows.state[index]).all():
+        raise ContractBroken("state", f"state() holds NaN or infinity at step {step}")

@@ -1,0 +1,168 @@
+"""Task id -> TeamEnv: what there is, which id is meant, and how it is made.
+
+Ids: `native/...` are the batched tasks of this package; `mpe/...` and `lbf/...` wrap MPE2 and lbforaging; PettingZoo's
+registry ids are taken as they are (`butterfly/pistonball-v6`); `module:function` names the user's own. A bare name is
+accepted where only one task ends in it. Nothing heavy is imported before `make`.
+"""
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import UnknownTask, UnsupportedTask
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """One line of `marl envs list`."""
+
+    id: str
+    summary: str
+    extra: str = ""
+    """What pip must install for it, "" if nothing."""
+
+
+@dataclass(frozen=True)
+class NativeTask:
+    """A batched task of this package: where its maker is, and the arguments the id stands for."""
+
+    maker: str
+    summary: str
+    kwargs: dict[str, Any]
+
+
+NATIVE: dict[str, NativeTask] = {
+    "native/spread": NativeTask("spread:Spread", "3 agents cover 3 landmarks without bumping; native/spread-5: five of each", {}),
+    "native/foraging-8x8-2p-3f": NativeTask("foraging:Foraging", "level-based foraging; any size: native/foraging-10x10-3p-3f", {}),
+    "native/foraging-8x8-4p-3f": NativeTask("foraging:Foraging", "level-based foraging, 4 agents", {}),
+    "native/foraging-8x8-2p-2f-coop": NativeTask("foraging:Foraging", "level-based foraging where every food needs both agents", {}),
+    "native/two-step": NativeTask("two_step:TwoStep", "two moves: a safe 7, or 8 for two agents who agree", {}),
+    "native/matrix-climbing": NativeTask("matrix:MatrixGame", "one-shot game: 11 beside -30", {"game": "climbing"}),
+    "native/matrix-penalty": NativeTask("matrix:MatrixGame", "one-shot game: two best pairs, mixing them costs", {"game": "penalty"}),
+    "native/matrix-qtran": NativeTask("matrix:MatrixGame", "one-shot game: 8 beside -12, not monotone", {"game": "qtran"}),
+}
+
+PACKAGES = (
+    TaskEntry("mpe/simple_spread", "MPE2: 3 agents cover 3 landmarks", "teamcredit[envs]"),
+    TaskEntry("mpe/simple_speaker_listener", "MPE2: one speaks, one walks", "teamcredit[envs]"),
+    TaskEntry("mpe/simple_reference", "MPE2: each tells the other where to go", "teamcredit[envs]"),
+    TaskEntry("mpe/simple_line", "MPE2: 4 agents form a line", "teamcredit[envs]"),
+    TaskEntry("mpe/simple_formation", "MPE2: 4 agents form a circle", "teamcredit[envs]"),
+    TaskEntry("lbf/8x8-2p-3f", "lbforaging, any size: lbf/2s-10x10-3p-3f-coop", "teamcredit[envs]"),
+    TaskEntry("butterfly/pistonball-v6", "PettingZoo: 20 pistons push a ball (--env.continuous false)", "pettingzoo[butterfly]"),
+    TaskEntry("butterfly/cooperative_pong-v6", "PettingZoo: two paddles keep a ball in play", "pettingzoo[butterfly]"),
+    TaskEntry("butterfly/knights_archers_zombies-v11", "PettingZoo: agents die on the way", "pettingzoo[butterfly]"),
+    TaskEntry("sisl/pursuit-v5", "PettingZoo: 8 pursuers surround evaders", "pettingzoo[sisl]"),
+)
+
+_PETTINGZOO = ("atari", "butterfly", "classic", "sisl")
+_MPE_COMPETITIVE = ("simple", "simple_adversary", "simple_crypto", "simple_push", "simple_tag", "simple_world_comm", "collect_treasure")
+_FORAGING_SIZE = r"(?:\d+s-)?\d+x\d+-\d+p-\d+f(?:-coop)?(?:-ind)?(?:-pen)?"
+
+
+def list_tasks() -> list[TaskEntry]:
+    """Every task that has a name of its own, native ones first."""
+    return [TaskEntry(task, entry.summary) for task, entry in NATIVE.items()] + list(PACKAGES)
+
+
+def resolve(task: str) -> str:
+    """The full id of `task`: "spread" -> "native/spread", "simple_spread_v3" -> "mpe/simple_spread".
+
+    Raises:
+        UnknownTask: no such task, or a bare name that several have; the closest is suggested.
+    """
+    if ":" in task:
+        return task
+    known = [entry.id for entry in list_tasks()]
+    if task in known:
+        return task
+    space, _, name = task.rpartition("/")
+    if not space:
+        return _resolve_bare(task, known)
+    if space == "native" and _native_pattern(name):
+        return task
+    if space == "mpe":
+        plain = f"mpe/{re.sub(r'_v[0-9]+$', '', name)}"
+        if plain in known:
+            return plain
+        if plain.removeprefix("mpe/") in _MPE_COMPETITIVE:
+            raise UnsupportedTask(f"{plain} is not a task of one team.", "Take a cooperative one (marl envs list).")
+    if space == "lbf" and re.fullmatch(_FORAGING_SIZE, name):
+        return task
+    if space in _PETTINGZOO:
+        from .packages import find_pettingzoo
+
+        return find_pettingzoo(task)
+    raise UnknownTask(task, known)
+
+
+def make(task: str | Callable[[], Any], *, team_reward: str | None = None, time_limit: int | None = None, **options: Any) -> Any:
+    """A `TeamEnv` from an id, or from a maker of ParallelEnvs (or of a TeamEnv).
+
+    Args:
+        task: see `resolve`; or a callable.
+        team_reward: "shared", "sum" or "mean" of the agents' rewards; None: the task's own way.
+        time_limit: cut each episode after this many env steps (ParallelEnvs only; native tasks have `episode_limit`).
+        options: handed to the task.
+
+    Raises:
+        UnknownTask, MissingPackage, UnsupportedTask, ContractBroken: see errors.py.
+        ValueError: an option the task does not have.
+    """
+    from . import packages
+
+    shared: dict[str, Any] = {"team_reward": team_reward, "time_limit": time_limit}
+    if callable(task):
+        return packages.make_own(task, getattr(task, "__name__", type(task).__name__), **shared, **options)
+    task = resolve(task)
+    if ":" in task:
+        return packages.make_own(packages.load_function(task), task, **shared, **options)
+    space, _, name = task.partition("/")
+    if space == "native":
+        return _make_native(task, {**options, **{key: value for key, value in shared.items() if value is not None}})
+    if space == "mpe":
+        return packages.make_mpe(name, **shared, **options)
+    if space == "lbf":
+        return packages.make_lbf(name, **shared, **options)
+    return packages.make_pettingzoo(task, **shared, **options)
+
+
+def _make_native(task: str, options: dict[str, Any]) -> Any:
+    from .packages import check_options, options_of
+
+    name = task.removeprefix("native/")
+    maker = NATIVE[task].maker if task in NATIVE else _native_pattern(name)
+    assert maker is not None
+    module, function = maker.split(":")
+    build = getattr(importlib.import_module(f".{module}", __package__), function)
+    if name.startswith("foraging-"):
+        from .foraging import parse_size
+
+        kwargs = parse_size(name.removeprefix("foraging-"))
+    elif task in NATIVE:
+        kwargs = NATIVE[task].kwargs
+    else:
+        kwargs = {"num_agents": int(name.removeprefix("spread-"))}
+    check_options(task, options, options_of(build) or ())
+    return build(**{**kwargs, **options})
+
+
+def _native_pattern(name: str) -> str | None:
+    """The maker of a native task whose id carries its size."""
+    if re.fullmatch(f"foraging-{_FORAGING_SIZE}", name):
+        return "foraging:Foraging"
+    return "spread:Spread" if re.fullmatch(r"spread-\d+", name) else None
+
+
+def _resolve_bare(task: str, known: list[str]) -> str:
+    plain = re.sub(r"[_-]v\d+$", "", task)
+    ends = [entry for entry in known if re.sub(r"-v\d+$", "", entry.partition("/")[2]) == plain]
+    if len(ends) == 1:
+        return ends[0]
+    if not ends and _native_pattern(task):
+        return f"native/{task}"
+    if len(ends) > 1:
+        raise UnknownTask(task, reason=f'"{task}" may mean {" or ".join(ends)}; write the whole id.')
+    raise UnknownTask(task, known)
