@@ -1,0 +1,38 @@
+"""Who earned what: credit of agents from coalition games and paired episodes, and verdicts about agents that do not pull their weight.
+
+`teamcredit.credit.shapley` is the function; its module has the same name and is reached by `from teamcredit.credit.shapley import ...`.
+"""
+
+from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, all_coalitions, without_each
+from .difference import aristocrat_utility, difference_reward, leave_one_out
+from .evidence import confidence_sequence, floor_pairs
+from .intervals import mean_interval
+from .lazy import find_lazy, floors
+from .margin import Margin, measure_margin
+from .shapley import banzhaf_from_values, shapley, shapley_from_values
+from .verdict import Verdict, explain, judge
+
+__all__ = [
+    "CachedGame",
+    "CoalitionGame",
+    "Credit",
+    "EpisodeGame",
+    "Margin",
+    "Verdict",
+    "all_coalitions",
+    "aristocrat_utility",
+    "banzhaf_from_values",
+    "confidence_sequence",
+    "difference_reward",
+    "explain",
+    "find_lazy",
+    "floor_pairs",
+    "floors",
+    "judge",
+    "leave_one_out",
+    "mean_interval",
+    "measure_margin",
+    "shapley",
+    "shapley_from_values",
+    "without_each",
+]

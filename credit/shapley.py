@@ -1,0 +1,260 @@
+"""Shapley value: an agent's average gain from joining the team, over all orders in which agents may join.
+
+    phi_i = sum over C without i of |C|! (n - |C| - 1)! / n! * (v(C + i) - v(C))          (Shapley 1953)
+
+Exact from all 2^n coalitions, or sampled. A sample is one *ring*: a random circular order. Its n starting points and two
+directions are 2n orders in which every agent takes every position equally often, and they need only the n (n - 1) arcs
+of the ring plus the empty and the full team. Every ring is unbiased, adds up to v(N) - v(empty) exactly, and is exact for
+symmetric games such as majority votes and for 2-additive ones. Coalitions drawn uniformly instead would give the Banzhaf
+value, another index.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, all_coalitions, check_num_agents, episode_indices
+from .intervals import mean_interval
+
+_LARGEST_EXACT = 12
+_ESTIMAND = "each agent's average gain from joining, over all orders of joining; agents not yet joined follow the reference"
+
+
+def _marginals(values: Float[Tensor, "coalition *batch"], agent: int) -> tuple[Tensor, Tensor]:
+    """v(C + i) - v(C) for every C without i, and |C|."""
+    masks = torch.arange(values.shape[0])
+    outside = masks[(masks >> agent) & 1 == 0]
+    sizes = all_coalitions(int(math.log2(values.shape[0])))[outside].sum(1)
+    return values[outside | (1 << agent)] - values[outside], sizes
+
+
+def _semivalue(values: Tensor, weight_of_size: list[float]) -> Tensor:
+    """sum over C without i of weight[|C|] (v(C + i) - v(C)), for each agent. Differences come first: a dummy gets exactly 0."""
+    weights = torch.tensor(weight_of_size, dtype=torch.float64)
+    columns = [_marginals(values, agent) for agent in range(len(weight_of_size))]
+    return torch.stack([torch.tensordot(weights[sizes], gains, dims=1) for gains, sizes in columns])
+
+
+def _agents_in(values: Tensor) -> int:
+    num_agents = values.shape[0].bit_length() - 1
+    if values.shape[0] != 2**num_agents or not 1 <= num_agents <= _LARGEST_EXACT:
+        raise ValueError(
+            f"{values.shape[0]} coalition values: expected 2^n of them for n = 1 to {_LARGEST_EXACT} agents, "
+            "where entry m is v of the agents whose bits are set in m (credit.base.all_coalitions)"
+        )
+    return num_agents
+
+
+def shapley_from_values(values: Float[Tensor, "coalition *batch"]) -> Float[Tensor, "agent *batch"]:
+    """Exact Shapley values from all 2^n coalition values.
+
+    Args:
+        values: entry m is v(C) where bit i of m tells whether agent i is in C; further axes (episodes, say) are separate games.
+
+    Returns:
+        phi, in the unit of `values`; its sum over agents is v(N) - v(empty).
+    """
+    n = _agents_in(values)
+    factorial = math.factorial
+    return _semivalue(values.to(torch.float64), [factorial(size) * factorial(n - size - 1) / factorial(n) for size in range(n)])
+
+
+def banzhaf_from_values(values: Float[Tensor, "coalition *batch"]) -> Float[Tensor, "agent *batch"]:
+    """Banzhaf values: the gain from joining averaged over all 2^(n-1) coalitions alike.
+
+    Not a split of the total: the sum is not v(N) - v(empty). It is what uniformly drawn coalitions, and an additive mixer fitted
+    under uniform exploration, estimate.
+    """
+    n = _agents_in(values)
+    return _semivalue(values.to(torch.float64), [0.5 ** (n - 1)] * n)
+
+
+def ring_coalitions(ring: Int[Tensor, " agent"]) -> Bool[Tensor, "coalition agent"]:
+    """The n (n - 1) + 2 arcs of a circular order: row s (n - 1) + L - 1 holds the L agents from place s on; then nobody; then everybody."""
+    n = len(ring)
+    place = torch.arange(n)
+    start, length = place.repeat_interleave(n - 1), torch.arange(1, n).repeat(n)
+    inside = (place.unsqueeze(0) - start.unsqueeze(1)) % n < length.unsqueeze(1)
+    arcs = torch.zeros_like(inside)
+    arcs[:, ring] = inside
+    return torch.cat([arcs, torch.zeros(1, n, dtype=torch.bool), torch.ones(1, n, dtype=torch.bool)])
+
+
+def shapley_from_ring(ring: Int[Tensor, " agent"], values: Float[Tensor, "coalition *batch"]) -> Float[Tensor, "agent *batch"]:
+    """One unbiased estimate of the Shapley values from the values of `ring_coalitions(ring)`.
+
+        phi_p = 1/(2n) sum_{L<n} [A(p - L, L + 1) - A(p - L, L)] + [A(p, L + 1) - A(p + 1, L)],    A(s, L) = v(L agents from place s)
+
+    The first bracket is the agent at place p joining the L before it, the second joining the L after it (the ring read backwards).
+    """
+    n = len(ring)
+    batch = values.shape[1:]
+    arcs = torch.empty(n, n + 1, *batch, dtype=torch.float64)
+    arcs[:, 1:n] = values[: n * (n - 1)].to(torch.float64).unflatten(0, (n, n - 1))
+    arcs[:, 0], arcs[:, n] = values[-2], values[-1]
+    place, length = torch.arange(n).unsqueeze(1), torch.arange(n).unsqueeze(0)
+    before = arcs[(place - length) % n, length + 1] - arcs[(place - length) % n, length]
+    after = arcs[place, length + 1] - arcs[(place + 1) % n, length]
+    value = torch.empty(n, *batch, dtype=torch.float64)
+    value[ring] = (before + after).mean(1) / 2
+    return value
+
+
+def shapley(
+    game: CoalitionGame | EpisodeGame,
+    num_agents: int,
+    *,
+    episodes: "Int[Tensor, ' episode'] | int | None" = None,
+    exact_up_to: int | None = None,
+    budget: int = 1000,
+    rings: int = 16,
+    generator: torch.Generator | None = None,
+    bound: float | None = None,
+    confidence: float = 0.95,
+    reference: str = "the absent agents' reference",
+    unit: str = "team return",
+) -> Credit:
+    """Shapley values of a function game (bool coalitions (m, n) -> values (m,)) or of an episode game.
+
+    Args:
+        game: the game; a plain function is called on many coalitions at once.
+        num_agents: n.
+        episodes: for an episode game, how many paired episodes (or which).
+        exact_up_to: teams up to this size are enumerated, larger ones sampled; at most 12. Default: 10 for a function, 5 with episodes.
+        budget: for a sampled function game, coalitions looked at; a ring takes n (n - 1).
+        rings: for a sampled episode game, random orders; the episodes are divided among them as evenly as they go.
+        generator: draws the random orders; default: a new one with seed 0, so the same call gives the same answer.
+        bound: width R of one episode's possible team return, if known: exact episode credit then has a guaranteed interval.
+        confidence: of each agent's own interval.
+        reference: what absent agents do, in words; printed with the result.
+        unit: unit of the values, in words.
+
+    Returns:
+        Credit; `value` sums to `total` exactly. Intervals are over rings, over episodes, or both: see `resampled`.
+
+    Raises:
+        ValueError: a bad count, a game that returns the wrong shape or NaN, or too few episodes for an interval.
+    """
+    check_num_agents(num_agents)
+    if num_agents == 1:
+        exact_up_to = 1
+    elif exact_up_to is None:
+        exact_up_to = 5 if isinstance(game, EpisodeGame) else 10
+    if not 0 <= exact_up_to <= _LARGEST_EXACT:
+        raise ValueError(
+            f"exact_up_to is {exact_up_to}; exact enumeration goes up to {_LARGEST_EXACT} agents (2^{_LARGEST_EXACT} coalitions)"
+        )
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    words = {"estimand": _ESTIMAND, "reference": reference, "unit": unit}
+    if isinstance(game, EpisodeGame):
+        if game.num_agents != num_agents:
+            raise ValueError(f"num_agents is {num_agents}, but the episode game has {game.num_agents} agents")
+        indices = episode_indices(episodes)
+        if num_agents <= exact_up_to:
+            return _exact_episodes(game, indices, bound, confidence, words)
+        return _sampled_episodes(game, indices, rings, generator, confidence, words)
+    if episodes is not None:
+        raise ValueError(
+            "`episodes` was given, but the game is a plain function of coalitions; wrap a simulator in EpisodeGame(simulate, num_agents)"
+        )
+    cached = CachedGame(game, num_agents)
+    if num_agents <= exact_up_to:
+        return _exact_function(cached, words)
+    return _sampled_function(cached, budget, generator, confidence, words)
+
+
+def _exact_function(game: CachedGame, words: dict[str, str]) -> Credit:
+    values = game(all_coalitions(game.num_agents))
+    return Credit(
+        value=shapley_from_values(values),
+        low=None,
+        high=None,
+        method="exact Shapley value (all coalitions)",
+        total=float(values[-1] - values[0]),
+        evaluations=game.evaluations,
+        episodes=0,
+        env_steps=0,
+        resampled="nothing: the value is exact",
+        approximate=False,
+        **words,
+    )
+
+
+def _sampled_function(game: CachedGame, budget: int, generator: torch.Generator, confidence: float, words: dict[str, str]) -> Credit:
+    n = game.num_agents
+    count = budget // (n * (n - 1))
+    if count < 2:
+        raise ValueError(f"budget is {budget}; sampling {n} agents needs at least {2 * n * (n - 1)} evaluations (two random orders)")
+    samples, total = [], math.nan
+    for _ in range(count):
+        ring = torch.randperm(n, generator=generator)
+        values = game(ring_coalitions(ring))
+        total = float(values[-1] - values[-2])
+        samples.append(shapley_from_ring(ring, values))
+    per_ring = torch.stack(samples, -1)
+    low, high, how = mean_interval(per_ring, confidence=confidence)
+    return Credit(
+        value=per_ring.mean(-1),
+        low=low,
+        high=high,
+        method="sampled Shapley value (rings: every agent in every position, both directions)",
+        total=total,
+        evaluations=game.evaluations,
+        episodes=0,
+        env_steps=0,
+        resampled=f"{count} random circular orders; {how}",
+        approximate=True,
+        **words,
+    )
+
+
+def _exact_episodes(game: EpisodeGame, episodes: Tensor, bound: float | None, confidence: float, words: dict[str, str]) -> Credit:
+    steps, evaluations = game.env_steps, game.evaluations
+    values = game.play(all_coalitions(game.num_agents), episodes)
+    per_episode = shapley_from_values(values)
+    low, high, how = mean_interval(per_episode, bound=bound, confidence=confidence)
+    return Credit(
+        value=per_episode.mean(-1),
+        low=low,
+        high=high,
+        method="exact Shapley value of every episode (all coalitions on the same seeds), averaged",
+        total=float((values[-1] - values[0]).mean()),
+        evaluations=game.evaluations - evaluations,
+        episodes=len(episodes),
+        env_steps=game.env_steps - steps,
+        resampled=f"{len(episodes)} paired episodes; {how}",
+        approximate=bound is None,
+        **words,
+    )
+
+
+def _sampled_episodes(
+    game: EpisodeGame, episodes: Tensor, rings: int, generator: torch.Generator, confidence: float, words: dict[str, str]
+) -> Credit:
+    if rings < 2:
+        raise ValueError(f"rings is {rings}; an interval over random orders needs at least 2")
+    rings = min(rings, len(episodes))
+    steps, evaluations = game.env_steps, game.evaluations
+    samples, totals = [], []
+    for group in episodes.tensor_split(rings):
+        ring = torch.randperm(game.num_agents, generator=generator)
+        values = game.play(ring_coalitions(ring), group).mean(-1)
+        samples.append(shapley_from_ring(ring, values))
+        totals.append(values[-1] - values[-2])
+    per_ring = torch.stack(samples, -1)
+    low, high, how = mean_interval(per_ring, confidence=confidence)
+    return Credit(
+        value=per_ring.mean(-1),
+        low=low,
+        high=high,
+        method="sampled Shapley value (rings: every agent in every position, both directions)",
+        total=float(torch.stack(totals).mean()),
+        evaluations=game.evaluations - evaluations,
+        episodes=len(episodes),
+        env_steps=game.env_steps - steps,
+        resampled=f"{len(episodes)} paired episodes in {rings} groups, each with its own random circular order; {how}",
+        approximate=True,
+        **words,
+    )

@@ -1,0 +1,202 @@
+import math
+
+import pytest
+import torch
+from teamcredit.credit import explain, find_lazy, floors, judge, measure_margin
+from teamcredit.credit.verdict import claims
+
+torch.set_num_threads(1)
+FLOAT = torch.float64
+NAMES = ("no-op", "random")
+EFFORT = (0.9, 0.03, 0.8, 0.02)
+
+
+def margin(gain=0.8, sd=0.05, episodes=64, num_agents=4, return_range=(0.0, 1.0), fraction=0.25):
+    noise = sd * torch.randn(2, episodes, generator=torch.Generator().manual_seed(1), dtype=FLOAT)
+    team = torch.full((episodes,), 0.9, dtype=FLOAT)
+    return measure_margin(
+        team, (0.9 - gain + noise).clamp(0, 1), num_agents=num_agents, names=NAMES, fraction=fraction, return_range=return_range
+    )
+
+
+def team_of(effects, sd=0.1, seed=0):
+    """play() for agents with known mean effects (agent, reference); records which agents were played on which episodes."""
+    effects = torch.tensor(effects, dtype=FLOAT)
+    asked = []
+
+    def play(agents, episodes):
+        asked.append((agents, episodes.tolist()))
+        draw = torch.Generator().manual_seed(seed + int(episodes[0]))
+        noise = torch.randn(*effects.shape, len(episodes), generator=draw, dtype=FLOAT)
+        noisy = torch.where(effects.unsqueeze(-1) == 0, 0.0, sd * noise)
+        return (effects.unsqueeze(-1) + noisy)[list(agents)].clamp(-1, 1)
+
+    return play, asked
+
+
+def test_the_margin_is_a_fraction_of_an_equal_share_of_the_gain():
+    measured = margin()
+    torch.testing.assert_close(measured.delta, 0.25 * measured.gain / 4)
+    assert measured.problem is None
+    assert measured.bound == 1.0
+    assert (measured.gain_low < measured.gain).all()
+    assert "before 5" in floors(measured)
+
+
+def test_four_agents_get_the_class_they_were_built_with():
+    play, asked = team_of([[0.4, 0.3], [0.0, 0.0], [0.001, -0.01], [0.0, 0.3]])
+    contributing, idle, busy, guard = find_lazy(play, margin(), effort=EFFORT)
+    assert [v.verdict for v in (contributing, idle, busy, guard)] == ["contributing", "lazy-idle", "lazy-busy", "contributing"]
+    assert contributing.episodes < idle.episodes
+    assert idle.e_below[0] > 20
+    assert guard.effort == 0.02
+    assert [len(agents) for agents, _ in asked] == sorted((len(agents) for agents, _ in asked), reverse=True)
+
+
+def test_a_guard_that_stands_still_and_matters_is_never_lazy():
+    for seed in range(40):
+        play, _ = team_of([[0.4, 0.4], [0.0, 0.12], [0.4, 0.4], [0.4, 0.4]], sd=0.3, seed=1000 * seed)
+        assert not find_lazy(play, margin(), effort=EFFORT)[1].verdict.startswith("lazy")
+
+
+def test_pairs_start_after_the_margins_episodes_and_none_is_used_twice():
+    play, asked = team_of([[0.4, 0.3], [0.0, 0.0], [0.0, 0.0], [0.05, 0.05]])
+    find_lazy(play, margin(episodes=64), effort=EFFORT, batch=32, max_pairs=100)
+    played = [episode for _, episodes in asked for episode in episodes]
+    assert played == list(range(64, 164))
+
+
+def test_redundant_agents_with_a_shapley_share_are_left_undecided():
+    play, _ = team_of([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.4, 0.4]])
+    share = torch.tensor([[0.3, math.nan], [0.3, 0.2], [0.0, 0.0], [0.4, 0.4]], dtype=FLOAT)
+    verdicts = find_lazy(play, margin(), effort=EFFORT, share=share)
+    assert [v.verdict for v in verdicts] == ["undecided", "undecided", "lazy-busy", "contributing"]
+    assert "stand in for it" in verdicts[0].note
+    assert verdicts[0].needed is None
+
+
+def test_an_effect_at_the_margin_stays_undecided_and_an_unfinished_one_says_how_many_pairs_it_needs():
+    measured = margin()
+    at_margin = measured.delta.tolist()
+    play, _ = team_of([at_margin, [0.01, 0.01], [0.4, 0.4], [0.4, 0.4]], sd=0.2)
+    boundary, unfinished, *_ = find_lazy(play, measured, effort=EFFORT, max_pairs=64)
+    assert boundary.verdict == unfinished.verdict == "undecided"
+    assert unfinished.needed is not None
+    assert unfinished.needed > 0
+    longer = find_lazy(play, measured, effort=EFFORT, max_pairs=64 + 3 * unfinished.needed)
+    assert longer[1].verdict == "lazy-idle"
+
+
+def test_a_team_that_does_not_beat_its_reference_gets_no_verdict_and_no_episode_is_played():
+    play, asked = team_of([[0.0, 0.0]] * 4)
+    lines = []
+    verdicts = find_lazy(play, margin(gain=0.0, sd=0.2), report=lines.append)
+    assert asked == []
+    assert {v.verdict for v in verdicts} == {"undecided"}
+    assert "not learned to beat" in explain(verdicts[0])
+    assert "not learned to beat" in lines[0]
+
+
+def test_an_agent_without_a_no_op_is_judged_on_random_alone_and_is_never_idle():
+    effects = [[0.0, 0.0], [0.0, 0.0], [0.9, 0.0], [0.4, 0.4]]
+    applies = torch.tensor([[True, True], [False, True], [False, True], [True, True]])
+    play, _ = team_of(effects)
+    _, second, third, _ = find_lazy(play, margin(), effort=(0.0, None, None, 0.9), applies=applies)
+    assert second.references == third.references == ("random",)
+    assert second.verdict == third.verdict == "lazy-busy"
+    assert "cannot idle" in second.note
+    with pytest.raises(ValueError, match="no reference applies to agent 1"):
+        find_lazy(play, margin(), applies=torch.tensor([[True, True], [False, False], [True, True], [True, True]]))
+
+
+def test_a_policy_that_is_its_reference_is_told_so():
+    play, _ = team_of([[0.0, 0.001], [0.4, 0.4], [0.4, 0.4], [0.4, 0.4]])
+    same = torch.tensor([[True, False], [True, True], [False, False], [False, False]])
+    verdicts = find_lazy(play, margin(), effort=(0.0, 0.9, 0.9, 0.9), identical=lambda: same)
+    assert verdicts[0].identical == (True, False)
+    assert verdicts[1].identical == (False, False)  # a difference was seen
+    assert 'did just what "no-op" would do' in explain(verdicts[0])
+
+
+def test_an_unknown_return_range_marks_every_verdict_approximate():
+    play, _ = team_of([[0.4, 0.3], [0.0, 0.0], [0.001, -0.01], [0.0, 0.3]])
+    measured = margin(return_range=None)
+    assert measured.approximate
+    verdicts = find_lazy(play, measured, effort=EFFORT)
+    assert [v.verdict for v in verdicts] == ["contributing", "lazy-idle", "lazy-busy", "contributing"]
+    assert all(v.approximate and v.episodes >= 64 and "approximate" in v.note for v in verdicts)
+    assert "range of returns is unknown" in explain(verdicts[1])
+
+
+@pytest.mark.parametrize("teams", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_false_lazy_verdicts_over_a_whole_team_stay_within_alpha(teams):
+    """Everyone sits exactly at the margin through a rare decisive episode: the hardest truth."""
+    delta = 0.05
+    measured = measure_margin(
+        torch.ones(400), torch.full((1, 400), 0.4), num_agents=3, names=("random",), fraction=0.25, return_range=(0.0, 1.0)
+    )
+    torch.testing.assert_close(measured.delta, torch.tensor([delta], dtype=FLOAT), atol=1e-6, rtol=0)
+    wrong = 0
+    for team in range(teams):
+        draw = torch.Generator().manual_seed(team)
+
+        def play(agents, episodes, draw=draw):
+            return (torch.rand(len(agents), 1, len(episodes), generator=draw) < delta + 1e-6).to(FLOAT)
+
+        wrong += any(v.verdict.startswith("lazy") for v in find_lazy(play, measured, max_pairs=256))
+    assert wrong / teams <= 0.05
+
+
+def test_lazy_needs_every_reference_and_contributing_needs_one():
+    strong, none = math.log(1000.0), 0.0
+    every = torch.ones(3, 2, dtype=torch.bool)
+    small = torch.tensor([[strong, strong], [strong, none], [none, none]])
+    large = torch.tensor([[none, none], [none, none], [none, strong]])
+    shown = claims(small, large, every)
+    assert shown.below.tolist() == [True, False, False]
+    assert shown.above.tolist() == [False, False, True]
+    assert judge(shown, effort=(0.05, 0.05, 0.05)) == ("lazy-idle", "undecided", "contributing")
+    assert judge(shown, effort=(0.1, 0.05, 0.05))[0] == "lazy-busy"
+    assert judge(shown, effort=(0.05,) * 3, spared=torch.tensor([True, False, True])) == ("undecided", "undecided", "contributing")
+
+
+def test_contributing_pays_for_the_choice_of_reference():
+    alone, of_two = torch.tensor([[True, False]]), torch.tensor([[True, True]])
+    log_e = torch.log(torch.tensor([[30.0, 1.0]]))
+    assert claims(torch.zeros(1, 2), log_e, alone).above.all()
+    assert not claims(torch.zeros(1, 2), log_e, of_two).above.any()
+
+
+def test_each_class_is_explained_in_one_sentence():
+    play, _ = team_of([[0.4, 0.3], [0.0, 0.0], [0.001, -0.01], [0.05, 0.05]])
+    told = [explain(v) for v in find_lazy(play, margin(), effort=EFFORT, names=("Ann", "Bo", "Cy", "Di"), max_pairs=128)]
+    assert told[0].startswith("Ann contributes: with")
+    assert told[1].startswith("Bo does not pull its weight: it hardly ever acts (3% of its choices are actions), and with")
+    assert told[2].startswith("Cy does not pull its weight: it acts (80%")
+    assert told[3].startswith("Di cannot be judged yet")
+    assert all(sentence.endswith(".") for sentence in told)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: margin(fraction=25.0), "fraction of an equal share"),
+        (lambda: measure_margin(torch.ones(4), torch.ones(1, 4), num_agents=2, names=("a", "b")), "2 reference names"),
+        (lambda: measure_margin(torch.ones(4), torch.ones(1, 4), num_agents=2, names=("a",)), "no credit to share"),
+        (lambda: find_lazy(lambda a, e: torch.zeros(4, 1, len(e)), margin()), r"expected \(4, 2, 32\)"),
+        (lambda: find_lazy(lambda a, e: torch.full((4, 2, len(e)), math.nan), margin()), "NaN"),
+        (lambda: find_lazy(lambda a, e: torch.full((4, 2, len(e)), 3.0), margin()), "return_range"),
+        (lambda: find_lazy(lambda a, e: torch.zeros(4, 2, len(e)), margin(), batch=0), "at least 1 pair"),
+    ],
+)
+def test_mistakes_are_refused_in_words(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_hopeless_pair_limit_is_announced():
+    lines = []
+    play, _ = team_of([[0.0, 0.0]] * 4)
+    verdicts = find_lazy(play, margin(), effort=EFFORT, max_pairs=32, report=lines.append)
+    assert "too few to call an agent lazy unless it harms" in lines[1]
+    assert {v.verdict for v in verdicts} == {"undecided"}
