@@ -1,0 +1,147 @@
+"""Decentralized utility networks: agent i's action values q_i(o_i, .) from its own observation alone.
+
+With shared weights the agents are told apart by their id: the first layer sees the observation with a one-hot id
+appended (computed as a bias per agent, which is the same arithmetic). Recurrent networks carry a memory per agent.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from .config import NetworkConfig
+
+
+class AgentLinear(nn.Module):
+    """One linear layer applied along the agent axis: the same weights for all, or one set per agent."""
+
+    def __init__(self, num_agents: int, inputs: int, outputs: int, *, share: bool):
+        super().__init__()
+        self.share = share
+        lead = () if share else (num_agents,)
+        bound = 1 / math.sqrt(inputs)  # torch.nn.Linear's own initialisation
+        self.weight = nn.Parameter(torch.empty(*lead, outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(*lead, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Float[Tensor, "*batch agent inputs"]) -> Float[Tensor, "*batch agent outputs"]:
+        if self.share:
+            return F.linear(x, self.weight, self.bias)
+        rows = x.flatten(0, -3).transpose(0, 1)  # agent, batch, inputs
+        out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.transpose(1, 2))
+        return out.transpose(0, 1).unflatten(0, x.shape[:-2])
+
+
+class FirstLayer(nn.Module):
+    """Observation (and agent id, where weights are shared) to hidden features."""
+
+    def __init__(self, num_agents: int, obs_dim: int, hidden: int, *, share: bool):
+        super().__init__()
+        self.linear = AgentLinear(num_agents, obs_dim + (num_agents if share else 0), hidden, share=share)
+        self.obs_dim, self.share = obs_dim, share
+
+    def forward(self, obs: Tensor) -> Tensor:
+        if not self.share:
+            return self.linear(obs)
+        weight, of_id = self.linear.weight.split([self.obs_dim, self.linear.weight.shape[1] - self.obs_dim], dim=1)
+        return F.linear(obs, weight) + (of_id.t() + self.linear.bias)
+
+
+class AgentNorm(nn.Module):
+    """Layer normalisation of each agent's features (arXiv:1607.06450): one scale and shift for all, or one per agent."""
+
+    def __init__(self, num_agents: int, features: int, *, share: bool):
+        super().__init__()
+        shape = (features,) if share else (num_agents, features)
+        self.weight, self.bias = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Float[Tensor, "*batch agent features"]) -> Float[Tensor, "*batch agent features"]:
+        width = self.weight.shape[-1:]
+        if self.weight.dim() == 1:
+            return F.layer_norm(x, width, self.weight, self.bias)
+        return F.layer_norm(x, width) * self.weight + self.bias
+
+
+class GRUCell(nn.Module):
+    """Gated recurrent unit (arXiv:1406.1078), the equations of `torch.nn.GRUCell`, along the agent axis."""
+
+    def __init__(self, num_agents: int, inputs: int, hidden: int, *, share: bool):
+        super().__init__()
+        self.of_input = AgentLinear(num_agents, inputs, 3 * hidden, share=share)
+        self.of_memory = AgentLinear(num_agents, hidden, 3 * hidden, share=share)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        return self.step(self.of_input(x), memory)
+
+    def step(self, projected: Tensor, memory: Tensor) -> Tensor:
+        """One update from an already projected input (a window's inputs are projected all at once)."""
+        in_reset, in_update, in_new = projected.chunk(3, -1)
+        of_reset, of_update, of_new = self.of_memory(memory).chunk(3, -1)
+        reset, update = torch.sigmoid(in_reset + of_reset), torch.sigmoid(in_update + of_update)
+        new = torch.tanh(in_new + reset * of_new)
+        return new + update * (memory - new)
+
+
+class UtilityNetwork(nn.Module):
+    """q_i(o_i, .) for all agents at once; agent i's row depends on agent i's observation and memory only."""
+
+    def __init__(self, config: NetworkConfig, *, num_agents: int, obs_dim: int, num_actions: int):
+        super().__init__()
+        hidden, share = config.hidden, config.share
+        self.num_agents = num_agents
+        self.memory_dim = hidden if config.kind == "gru" else 0
+        self.first = FirstLayer(num_agents, obs_dim, hidden, share=share)
+        depth = config.layers if config.kind == "mlp" else 1
+        self.layers = nn.ModuleList(AgentLinear(num_agents, hidden, hidden, share=share) for _ in range(depth - 1))
+        norms = (AgentNorm(num_agents, hidden, share=share) if config.layer_norm else nn.Identity() for _ in range(depth))
+        self.norms = nn.ModuleList(norms)
+        self.cell = GRUCell(num_agents, hidden, hidden, share=share) if self.memory_dim else None
+        self.head = AgentLinear(num_agents, hidden, num_actions, share=share)
+
+    def features(self, obs: Tensor) -> Tensor:
+        """What one observation says, before any memory."""
+        x = obs.to(torch.float32) / 255 if obs.dtype == torch.uint8 else obs
+        x = F.relu(self.norms[0](self.first(x)))
+        for layer, norm in zip(self.layers, self.norms[1:], strict=True):
+            x = F.relu(norm(layer(x)))
+        return x
+
+    def forward(
+        self, obs: Tensor, memory: Float[Tensor, "*batch agent memory"]
+    ) -> tuple[Float[Tensor, "*batch agent action"], Float[Tensor, "*batch agent memory"]]:
+        """Utilities now and the memory to carry on (of width 0 for an mlp)."""
+        x = self.features(obs)
+        if self.cell is not None:
+            x = memory = self.cell(x, memory)
+        return self.head(x), memory
+
+    def initial_memory(self, num_envs: int, device: torch.device | None = None) -> Float[Tensor, "env agent memory"]:
+        """The memory at an episode's start: zeros."""
+        return torch.zeros(num_envs, self.num_agents, self.memory_dim, device=device)
+
+    def unroll(self, obs: Tensor, episode_start: Bool[Tensor, "time env"], *, burn_in: int = 0) -> tuple[Tensor, Tensor]:
+        """Utilities and memories over a window: (time - burn_in, env, agent, action) and (..., memory).
+
+        The memory starts at zero, is rebuilt over the first `burn_in` steps without a gradient, and is reset to zero
+        before every step that starts an episode.
+        """
+        if self.cell is None:
+            x = self.features(obs[burn_in:])
+            return self.head(x), x[..., :0]
+        memory = self.initial_memory(obs.shape[1], obs.device)
+        if burn_in:
+            with torch.no_grad():
+                memory = self._remember(obs[:burn_in], episode_start[:burn_in], memory)[-1]
+        memories = self._remember(obs[burn_in:], episode_start[burn_in:], memory)
+        return self.head(memories), memories
+
+    def _remember(self, obs: Tensor, episode_start: Tensor, memory: Tensor) -> Tensor:
+        assert self.cell is not None
+        projected = self.cell.of_input(self.features(obs))
+        keep = (~episode_start).to(projected.dtype)[..., None, None]
+        memories = []
+        for t in range(len(obs)):
+            memory = self.cell.step(projected[t], memory * keep[t])
+            memories.append(memory)
+        return torch.stack(memories)

@@ -1,0 +1,266 @@
+"""What a run is made of: one frozen dataclass per thing; the text under a field is its help.
+
+Nothing heavy is imported here, so that `marl --help` answers at once. Counts are env steps (one joint action of one copy)
+unless the name says otherwise.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The agents' utility networks; each sees only its agent's own observation."""
+
+    kind: Literal["mlp", "gru"] = "mlp"
+    """mlp: memoryless; gru: recurrent (set replay.window above 1)."""
+    hidden: int = 128
+    """Width of every hidden layer."""
+    layers: int = 2
+    """Hidden layers of the mlp (a gru has one before and none after its cell)."""
+    share: bool = True
+    """One set of weights with the agent's id as input; off: own weights per agent."""
+    layer_norm: bool = True
+    """Layer normalisation before each non-linearity (with sampling split, td_lambda and target none this is PQN, arXiv:2407.04811)."""
+
+    def __post_init__(self):
+        _at_least("network.hidden", self.hidden, 1)
+        _at_least("network.layers", self.layers, 1)
+
+
+@dataclass(frozen=True)
+class MixerConfig:
+    """The centralized mixer (qmix only; vdn and iql have no parameters)."""
+
+    embed_dim: int = 32
+    """Width of the mixing layer."""
+    hyper_dim: int = 64
+    """Hidden width of the hypernetworks."""
+
+    def __post_init__(self):
+        _at_least("mixer.embed_dim", self.embed_dim, 1)
+        _at_least("mixer.hyper_dim", self.hyper_dim, 1)
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Targets and the optimiser."""
+
+    gamma: float = 0.95
+    """Discount per env step."""
+    td_lambda: float = 0.0
+    """TD(lambda) returns: 0 is one-step, 1 is Monte Carlo up to the end of the batch (split) or of the window (uniform, and gru)."""
+    n_step: int = 1
+    """n-step returns; with td_lambda 0 only."""
+    double: bool = True
+    """Double Q-learning: the live network chooses the next action, the target network values it."""
+    target: Literal["hard", "soft", "none"] = "hard"
+    """hard: copied every target_every iterations; soft: moved by target_tau each iteration; none: the live network (stop-gradient)."""
+    target_every: int = 200
+    """Iterations between two hard copies."""
+    target_tau: float = 0.01
+    """Share of the live network in each soft update."""
+    optimiser: Literal["adam", "radam"] = "adam"
+    """adam, or rectified adam."""
+    lr: float = 5e-4
+    """Learning rate."""
+    lr_decay: Literal["none", "linear"] = "none"
+    """linear: down towards 0 at the last env step."""
+    grad_clip: float = 10.0
+    """Largest norm of the gradient of one iteration."""
+    standardise_rewards: bool = False
+    """Divide rewards by their running standard deviation while learning; every value shown is back in raw units."""
+
+    def __post_init__(self):
+        _within("learner.gamma", self.gamma, 0, 1)
+        _within("learner.td_lambda", self.td_lambda, 0, 1)
+        _at_least("learner.n_step", self.n_step, 1)
+        _at_least("learner.target_every", self.target_every, 1)
+        _within("learner.target_tau", self.target_tau, 0, 1)
+        if self.lr <= 0 or self.grad_clip <= 0:
+            raise ValueError(f"learner.lr {self.lr} and learner.grad_clip {self.grad_clip} must be above 0")
+        if self.n_step > 1 and self.td_lambda > 0:
+            raise ValueError(f"learner.n_step {self.n_step} and learner.td_lambda {self.td_lambda} exclude each other: set one of them")
+
+
+@dataclass(frozen=True)
+class ExplorationConfig:
+    """Epsilon-greedy over the available actions; epsilon falls linearly with env steps."""
+
+    start: float = 1.0
+    """Epsilon at the first env step."""
+    end: float = 0.05
+    """Epsilon after annealing."""
+    fraction: float = 0.3
+    """Share of the run's env steps over which epsilon falls."""
+
+    def __post_init__(self):
+        _within("exploration.start", self.start, 0, 1)
+        _within("exploration.end", self.end, 0, 1)
+        _within("exploration.fraction", self.fraction, 0, 1)
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """One round: collect rollout_steps x num_envs joint steps (a batch), then learn from minibatches."""
+
+    rollout_steps: int = 128
+    """Time steps per env copy per round."""
+    num_envs: int = 1
+    """Env copies stepped side by side; the batch is rollout_steps * num_envs."""
+    sampling: Literal["split", "uniform"] = "split"
+    """split: the fresh batch, shuffled and cut, nothing twice; uniform: over all that is stored, with replacement."""
+    minibatch_size: int | Literal["full"] = 32
+    """Joint steps in one minibatch, or full: the whole batch (sampling split)."""
+    epochs: int = 1
+    """Passes over the batch (sampling split)."""
+    replay_ratio: float = 1.0
+    """Joint steps learned from / collected (sampling uniform)."""
+    capacity: int = 100_000
+    """Joint transitions kept; the oldest are overwritten."""
+    learning_starts: int = 0
+    """Env steps before the first iteration (sampling uniform)."""
+    window: int = 1
+    """Consecutive steps in one sample (recurrent agents, returns inside a window); it divides minibatch_size."""
+    burn_in: int = 0
+    """Steps before the window that only rebuild the memory."""
+    last_minibatch: Literal["error", "keep", "drop", "merge"] = "error"
+    """When minibatches do not divide the batch: refuse, keep the short one, drop it, or merge it into the one before."""
+
+    def __post_init__(self):
+        for name in ("rollout_steps", "num_envs", "epochs", "capacity", "window"):
+            _at_least(f"replay.{name}", getattr(self, name), 1)
+        for name in ("burn_in", "learning_starts"):
+            _at_least(f"replay.{name}", getattr(self, name), 0)
+        if self.replay_ratio <= 0:
+            raise ValueError(f"replay.replay_ratio {self.replay_ratio} must be above 0")
+        if self.minibatch_size == "full":
+            if self.sampling != "split":
+                raise ValueError('replay.minibatch_size "full" needs replay.sampling split: a uniform draw has no full batch')
+        else:
+            self._check_minibatch(self.minibatch_size)
+        if self.rollout_steps % self.window and self.sampling == "split":
+            raise ValueError(
+                f"replay.window {self.window} does not divide replay.rollout_steps {self.rollout_steps}: "
+                "a split batch is cut into whole windows"
+            )
+        if self.batch > self.capacity:
+            raise ValueError(
+                f"a batch of {self.batch} (rollout_steps {self.rollout_steps} x num_envs {self.num_envs}) exceeds "
+                f"replay.capacity {self.capacity}: raise the capacity or collect less per round"
+            )
+
+    def _check_minibatch(self, size: int) -> None:
+        _at_least("replay.minibatch_size", size, 1)
+        if size > self.capacity:
+            raise ValueError(
+                f"replay.minibatch_size {size} exceeds replay.capacity {self.capacity}: a minibatch is drawn from the replay; "
+                "lower it or raise the capacity"
+            )
+        if size % self.window:
+            raise ValueError(f"replay.window {self.window} does not divide replay.minibatch_size {size}: a minibatch holds whole windows")
+        slots = self.capacity // self.num_envs
+        if self.sampling == "uniform" and self.batch <= self.capacity and (self.window > slots or size > slots * self.num_envs):
+            raise ValueError(
+                f"replay.capacity {self.capacity} holds {slots} steps of each of the {self.num_envs} copies (replay.num_envs): too few for "
+                f"replay.window {self.window} or replay.minibatch_size {size}; raise the capacity"
+            )
+        if self.sampling == "split" and size > self.batch:
+            raise ValueError(
+                f"replay.minibatch_size {size} exceeds the batch of {self.batch} (rollout_steps {self.rollout_steps} x num_envs "
+                f'{self.num_envs}): lower it, collect more, or use "full"'
+            )
+        if self.sampling == "split" and self.last_minibatch == "error" and self.batch % size:
+            raise ValueError(
+                f"replay.minibatch_size {size} does not divide the batch of {self.batch}: choose a divisor, "
+                "or replay.last_minibatch keep, drop or merge"
+            )
+
+    @property
+    def batch(self) -> int:
+        """Joint steps collected in one round."""
+        return self.rollout_steps * self.num_envs
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Greedy evaluation on seeds of its own, one episode per seed."""
+
+    every: int = 0
+    """Env steps between two evaluations; 0: a twentieth of the run."""
+    episodes: int = 32
+    """Episodes of each evaluation during training."""
+    final_episodes: int = 100
+    """Episodes of the last one."""
+
+    def __post_init__(self):
+        _at_least("evaluation.every", self.every, 0)
+        _at_least("evaluation.episodes", self.episodes, 1)
+        _at_least("evaluation.final_episodes", self.final_episodes, 1)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved; each evaluation is followed by a checkpoint too."""
+
+    every: int = 0
+    """Env steps between two checkpoints; 0: only at evaluations."""
+    replay: int = 2
+    """The newest this many checkpoints carry the replay; older ones keep the networks only."""
+
+    def __post_init__(self):
+        _at_least("checkpoint.every", self.every, 0)
+        _at_least("checkpoint.replay", self.replay, 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    task: str
+    """Task id, or module:function (marl envs list)."""
+    algo: str = "qmix"
+    """Algorithm (marl algos list)."""
+    steps: int = 400_000
+    """Env steps of the run."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    team_reward: Literal["shared", "sum", "mean"] | None = None
+    """How the one team reward is formed from the agents' rewards; unset: the task's own choice."""
+    time_limit: int | None = None
+    """Truncate episodes after this many env steps (for tasks that report their own limit as a termination)."""
+    members: tuple[str, ...] = ()
+    """Planted members, NAME=POLICY (noop, random, or a scripted policy of the task): they act so and do not learn."""
+    env: dict[str, Any] = field(default_factory=dict)
+    """Options of the task itself (--env.NAME VALUE)."""
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    mixer: MixerConfig = field(default_factory=MixerConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self):
+        _at_least("steps", self.steps, 0)
+        recurrent, replay, learner = self.network.kind == "gru", self.replay, self.learner
+        if recurrent and replay.window == 1:
+            raise ValueError("network.kind gru needs replay.window above 1: a recurrent agent learns from consecutive steps")
+        if replay.burn_in and not recurrent:
+            raise ValueError(f"replay.burn_in {replay.burn_in} needs network.kind gru: an mlp has no memory to rebuild")
+        if (replay.sampling == "uniform" or recurrent) and replay.window < max(learner.n_step, 2 if learner.td_lambda > 0 else 1):
+            raise ValueError(
+                f"replay.window {replay.window} is too short for learner.n_step {learner.n_step} and td_lambda {learner.td_lambda}: "
+                "uniform samples and recurrent agents compute returns inside their window; raise replay.window"
+                + ("" if recurrent else " or use sampling split")
+            )
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise ValueError(f"{name} {value} must be at least {low}")
+
+
+def _within(name: str, value: float | int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} {value} must lie in [{low}, {high}]")

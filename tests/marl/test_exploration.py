@@ -1,0 +1,152 @@
+"""Exploration: a schedule that is a function, draws that belong to one agent and one copy, probabilities that are true."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from teamcredit.envs.base import View
+from teamcredit.envs.randomness import EXPLORE, POLICY, Clock, copy_seeds
+from teamcredit.envs.registry import make
+from teamcredit.marl.agents import UtilityNetwork
+from teamcredit.marl.config import ExplorationConfig, NetworkConfig
+from teamcredit.marl.exploration import epsilon_at, epsilon_greedy, greedy, uniform_action, uniform_policy
+from teamcredit.marl.policies import Override, Team, override, random_policy
+from teamcredit.marl.rollout import begin, collect
+
+examples = settings(deadline=None, derandomize=True, max_examples=50)
+
+
+def keys(count: int, seed: int = 0) -> torch.Tensor:
+    return Clock.start(copy_seeds(seed, count)).key(EXPLORE)
+
+
+def some_available(seed: int, *shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    available = torch.rand(shape, generator=generator) < 0.6
+    available[..., 0] |= ~available.any(-1)
+    return available
+
+
+@pytest.mark.parametrize("env_steps, epsilon", [(0, 1.0), (150, 0.525), (300, 0.05), (301, 0.05), (1000, 0.05), (10**9, 0.05)])
+def test_epsilon_falls_linearly_over_its_fraction_of_the_run(env_steps, epsilon):
+    config = ExplorationConfig(start=1.0, end=0.05, fraction=0.3)
+    assert epsilon_at(config, env_steps, 1000) == pytest.approx(epsilon)
+
+
+def test_epsilon_does_not_depend_on_what_was_asked_before():
+    config = ExplorationConfig()
+    forwards = [epsilon_at(config, step, 100) for step in range(100)]
+    assert [epsilon_at(config, step, 100) for step in reversed(range(100))] == forwards[::-1]
+
+
+def test_without_a_fraction_epsilon_is_at_its_end_from_the_first_step():
+    assert epsilon_at(ExplorationConfig(fraction=0.0), 0, 1000) == 0.05
+
+
+@given(seed=st.integers(0, 2**31), epsilon=st.sampled_from([0.0, 0.3, 1.0]))
+@examples
+def test_only_available_actions_are_taken(seed, epsilon):
+    available = some_available(seed, 64, 3, 5)
+    q = torch.randn(64, 3, 5, generator=torch.Generator().manual_seed(seed))
+    q = q.masked_fill(~available, 100.0)  # the best is never available
+    action, behaviour = epsilon_greedy(q, available, epsilon, keys(64, seed))
+    assert available.gather(-1, action.unsqueeze(-1)).all()
+    assert (behaviour > 0).all()
+    assert available.gather(-1, uniform_policy(available, keys(64, seed)).unsqueeze(-1)).all()
+
+
+@given(seed=st.integers(0, 2**31))
+@examples
+def test_without_exploration_the_best_available_action_is_taken(seed):
+    available = some_available(seed, 32, 2, 4)
+    q = torch.randn(32, 2, 4, generator=torch.Generator().manual_seed(seed))
+    action, behaviour = epsilon_greedy(q, available, 0.0, keys(32, seed))
+    assert torch.equal(action, greedy(q, available))
+    assert (behaviour == 1).all()
+    assert (q.masked_fill(~available, -torch.inf).amax(-1) == q.gather(-1, action.unsqueeze(-1)).squeeze(-1)).all()
+
+
+def test_a_number_picks_each_available_action_from_an_equal_part_of_the_unit_interval():
+    available = torch.tensor([False, True, True, False, True])
+    numbers = torch.tensor([0.0, 0.333, 0.334, 0.666, 0.667, 1 - 2.0**-53], dtype=torch.float64)
+    assert uniform_action(numbers, available.expand(6, -1)).tolist() == [1, 1, 2, 2, 4, 4]
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.4, 1.0])
+def test_the_behaviour_probability_is_the_frequency_with_which_actions_are_taken(epsilon):
+    count = 40_000
+    available = torch.tensor([[True, True, True, False], [False, True, True, True]])
+    q = torch.tensor([[0.0, 2.0, 1.0, 9.0], [9.0, 0.0, 1.0, 2.0]])
+    action, behaviour = epsilon_greedy(q.expand(count, -1, -1), available.expand(count, -1, -1), epsilon, keys(count))
+    for agent in range(2):
+        stated = torch.zeros(4, dtype=torch.float64)
+        for choice in action[:, agent].unique().tolist():
+            said = behaviour[action[:, agent] == choice, agent].unique()
+            assert len(said) == 1
+            stated[choice] = said[0]
+        frequency = torch.bincount(action[:, agent], minlength=4) / count
+        assert stated.sum() == pytest.approx(1.0)
+        assert (frequency - stated).abs().max() < 4 * (0.25 / count) ** 0.5  # four standard errors
+
+
+def test_agents_explore_independently():
+    action, _ = epsilon_greedy(torch.zeros(20_000, 2, 4), torch.ones(20_000, 2, 4, dtype=torch.bool), 1.0, keys(20_000))
+    joint = torch.bincount(action[:, 0] * 4 + action[:, 1], minlength=16) / 20_000
+    assert (joint - 1 / 16).abs().max() < 4 * (1 / 16 / 20_000) ** 0.5
+
+
+def test_an_agents_draw_is_the_same_however_many_teammates_there_are_and_whatever_they_do():
+    available = some_available(0, 50, 4, 5)
+    q = torch.randn(50, 4, 5)
+    action, behaviour = epsilon_greedy(q, available, 0.5, keys(50))
+    alone, alone_behaviour = epsilon_greedy(q[:, :1], available[:, :1], 0.5, keys(50))
+    assert torch.equal(action[:, :1], alone)
+    assert torch.equal(behaviour[:, :1], alone_behaviour)
+    other = q.clone()
+    other[:, 1:] = torch.randn(50, 3, 5)
+    assert torch.equal(epsilon_greedy(other, available, 0.5, keys(50))[0][:, 0], action[:, 0])
+
+
+def test_overriding_one_agent_moves_no_other_agents_draw():
+    clock = Clock.start(copy_seeds(0, 30))
+    available = some_available(1, 30, 3, 4)
+    view = View(obs=torch.zeros(30, 3, 1), state=torch.zeros(30, 1), available=available, alive=torch.ones(30, 3, dtype=torch.bool))
+    drawn = random_policy(view, clock)
+    assert torch.equal(drawn, uniform_policy(available, clock.key(POLICY)))
+    zeros = Override(lambda view, clock: torch.zeros(30, 3, dtype=torch.int64), torch.tensor([False, True, False]))
+    replaced = override(drawn, [zeros], view, clock)
+    assert torch.equal(replaced[:, [0, 2]], drawn[:, [0, 2]])
+    assert (replaced[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["mlp", "gru"])
+def test_copy_k_collects_the_same_steps_alone_as_among_many(kind):
+    env = make("native/foraging-8x8-2p-3f", episode_limit=7)
+    torch.manual_seed(0)
+    net = UtilityNetwork(NetworkConfig(kind=kind, hidden=8), num_agents=2, obs_dim=env.spec.obs_dim, num_actions=6)
+    seeds = copy_seeds(3, 16)
+
+    def steps(rows: torch.Tensor):
+        rollout, _, _ = collect(env, begin(env, Team(net), seeds[rows]), Team(net), epsilon=0.3, steps=20)
+        return rollout
+
+    many, alone = steps(torch.arange(16)), steps(torch.tensor([5]))
+    assert many.episode_start[1:].any()
+    for name in ("obs", "action", "behaviour", "reward", "terminated", "truncated", "next_obs"):
+        assert torch.equal(getattr(many, name)[:, 5:6], getattr(alone, name)), name
+
+
+def test_a_planted_member_acts_its_policy_and_does_not_learn():
+    env = make("native/foraging-8x8-2p-3f")
+    torch.manual_seed(0)
+    net = UtilityNetwork(NetworkConfig(hidden=8), num_agents=2, obs_dim=env.spec.obs_dim, num_actions=6)
+    idle = Override(lambda view, clock: torch.zeros(view.alive.shape, dtype=torch.int64), torch.tensor([False, True]))
+    free, planted = Team(net), Team(net, members=(idle,), planted={"agent_1": "noop"})
+    seeds = copy_seeds(0, 4)
+    rollout, _, _ = collect(env, begin(env, planted, seeds), planted, epsilon=1.0, steps=1)
+    before, _, _ = collect(env, begin(env, free, seeds), free, epsilon=1.0, steps=1)
+    assert (rollout.action[..., 1] == 0).all()
+    assert torch.equal(rollout.action[..., 0], before.action[..., 0])
+    assert rollout.alive.tolist() == [[[True, False]] * 4]
+    assert rollout.next_alive.tolist() == [[[True, False]] * 4]
+    assert (rollout.behaviour[..., 1] == 1).all()
