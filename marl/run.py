@@ -1,0 +1,284 @@
+"""A run: made, gone on with, opened again (folder.py knows how it lies on disk)."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..envs.base import TeamEnv
+from ..envs.randomness import Clock
+from ..envs.registry import make
+from ..envs.registry import resolve as resolve_task
+from . import checkpoint as checkpoints
+from .checkpoint import Content
+from .config import Config
+from .errors import CheckpointIncompatible, ConfigError, Diverged, Interrupted
+from .evaluate import Evaluation
+from .folder import Event, Logbook, find_checkpoint, find_folder, new_folder, read_config, write_atomically, write_config
+from .policies import Team, parse_members, random_policy
+from .presets import own_preset
+from .presets import preset as find_preset
+from .resolve import Resolved, convert, flatten_config, read_environment, read_file, resolve
+from .trainer import Trainer, load_networks, make_learner, mix_seed, scripted_policies
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run folder at one of its checkpoints."""
+
+    folder: Path
+    config: Config
+    checkpoint: Path
+
+    @cached_property
+    def env(self) -> TeamEnv:
+        """The run's task."""
+        return make_env(self.config)
+
+    @cached_property
+    def team(self) -> Team:
+        """The team as of the checkpoint."""
+        content = checkpoints.read(self.checkpoint, ("networks",))
+        networks: Any = make_learner(self.config, self.env).make_networks(mix_seed(self.config.seed, 1))
+        load_networks(networks, content)
+        members, planted = parse_members(self.config.members, self.env.spec, scripted_policies(self.env))
+        return Team(utility=networks["utility"], members=members, planted=planted)
+
+    @property
+    def env_steps(self) -> int:
+        return checkpoints.step_of(self.checkpoint)
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+def make_env(config: Config) -> TeamEnv:
+    """The task a configuration names, with its options."""
+    options = {name: value for name, value in (("team_reward", config.team_reward), ("time_limit", config.time_limit)) if value is not None}
+    return make(config.task, **options, **config.env)
+
+
+def configure(
+    *, preset: str | None = None, file: Path | None = None, options: Mapping[str, Any], environ: Mapping[str, str] | None = None
+) -> Resolved:
+    """The layers of a run's configuration, resolved in their order of precedence (presets.py says when a task's own preset is used)."""
+    environment = read_environment() if environ is None else read_environment(environ)
+    layers: list[tuple[str, Mapping[str, Any]]] = [("environment", environment), ("flag", options)]
+    if file is not None:
+        layers.insert(0, (file.name, read_file(file)))
+    if preset is not None:
+        layers.insert(0, (f"preset {preset}", find_preset(preset)))
+    resolved = resolve(layers)
+    task = resolve_task(resolved.config.task)
+    if preset is None and file is None:
+        own = own_preset(task)
+        brought = (f"preset {own} (this task's own)", find_preset(own))
+        if _agrees(resolved, resolve([brought, ("flag", {"task": task})]).config):
+            resolved = resolve([brought, *layers])
+    return Resolved(replace(resolved.config, task=task), resolved.sources)
+
+
+def _agrees(resolved: Resolved, own: Config) -> bool:
+    """Whether every learner and replay option that the user set has the value it has in the task's own preset."""
+    wanted, there = flatten_config(resolved.config), flatten_config(own)
+    return all(wanted[key] == there[key] for key in resolved.sources if key.startswith(("learner.", "replay.")))
+
+
+def train(
+    task: str | Callable[[], Any] | None = None,
+    *,
+    algo: str | None = None,
+    steps: int | str | None = None,
+    seed: int | None = None,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    on_event: Event | None = None,
+    stop_signal: Callable[[], int | None] = lambda: None,
+) -> Run:
+    """Train a team and return its run.
+
+    `task` is a task id, or a function of a module that makes the environment (its module:function is what the run remembers).
+    `options` are dotted keys ({"mixer.embed_dim": 64}); `out` is the run folder (default: runs/<task>-<algo>-s<seed>).
+    Raises ConfigError for a bad option before anything is written; Interrupted, after saving, when `stop_signal` gives a signal.
+    """
+    named = {"task": task_name(task) if callable(task) else task, "algo": algo, "steps": steps, "seed": seed}
+    flags = {**(options or {}), **{name: value for name, value in named.items() if value is not None}}
+    resolved = configure(preset=preset, file=None if file is None else Path(file), options=flags)
+    return start(resolved, out=None if out is None else Path(out), on_event=on_event, stop_signal=stop_signal)
+
+
+def task_name(maker: Callable[[], Any]) -> str:
+    """module:function of a maker, by which another process finds it; ConfigError for one that has no such name."""
+    module, name = getattr(maker, "__module__", None), getattr(maker, "__qualname__", "<no name>")
+    if module in (None, "__main__") or not name.isidentifier():
+        remedy = 'put the maker into a module and pass it, or "module:function"'
+        raise ConfigError(f"{name} of {module} cannot be found again by another process", remedy=remedy)
+    return f"{module}:{name}"
+
+
+def start(
+    resolved: Resolved, *, out: Path | None = None, on_event: Event | None = None, stop_signal: Callable[[], int | None] = lambda: None
+) -> Run:
+    """Train from a resolved configuration; the environment and networks are built before the folder is made."""
+    config = resolved.config
+    env = make_env(config)
+    probe(env)
+    say = _teller(on_event)
+    trainer = Trainer(config, env, announce=say)
+    say(settings_line(resolved))
+    folder = new_folder(resolved, out)
+    return _go_on(folder, trainer, on_event or (lambda event: None), stop_signal)
+
+
+def settings_line(resolved: Resolved) -> str:
+    """Which preset lies under the user's own options, for people."""
+    presets = [source for source in dict.fromkeys(resolved.sources.values()) if source.startswith("preset ")]
+    return f"settings    {presets[0] if presets else 'plain defaults, no preset'}; marl config show RUN --sources lists them"
+
+
+def _teller(on_event: Event | None) -> Callable[[str], None]:
+    """Sends lines for people as events."""
+    return lambda text: on_event({"event": "note", "text": text}) if on_event is not None else None
+
+
+def probe(env: TeamEnv, *, steps: int = 200) -> None:
+    """Play one copy at random, so that a task that cannot be trained on says so before anything is written."""
+    seeds = torch.zeros(1, dtype=torch.int64)
+    state, view = env.reset(seeds)
+    clock = Clock.start(seeds)
+    for _ in range(steps):
+        state, step, view = env.step(state, random_policy(view, clock), autoreset=False)
+        if bool(step.terminated | step.truncated):
+            return
+        clock = clock.tick()
+
+
+def resume(
+    run: "Run | str",
+    *,
+    steps: int | str | None = None,
+    on_event: Event | None = None,
+    stop_signal: Callable[[], int | None] = lambda: None,
+) -> Run:
+    """Go on from a run's newest checkpoint as if nothing had happened; `steps` is a new total, or "+N" more."""
+    run = open_run(run)
+    config = run.config
+    content = checkpoints.read(run.checkpoint, ("networks", "training", "replay"))
+    done = content.meta["trainer"]["counters"]["env_steps"]  # a run ends with a whole round, so this may exceed its steps
+    if steps is not None:
+        added = str(steps).startswith("+")
+        number = convert(str(steps).removeprefix("+"), int, "--steps")
+        config = replace(config, steps=max(config.steps, done) + number if added else number)
+    if steps is not None and config.steps < done:
+        raise ConfigError(f"--steps {config.steps} is less than the {done} env steps already done", remedy="--steps +N adds N env steps")
+    trainer = Trainer(config, make_env(config), announce=_teller(on_event))
+    trainer.restore(Content(content.meta["trainer"], content.groups))
+    metrics, length = run.folder / "metrics.jsonl", content.meta["metrics_bytes"]
+    if not metrics.is_file() or metrics.stat().st_size < length:
+        raise CheckpointIncompatible(
+            f"{metrics} does not reach up to checkpoint {run.checkpoint.name}", remedy="restore the file, or train again"
+        )
+    if config != run.config:
+        sources = read_file(run.folder / "sources.yaml") | {"steps": "resume"}
+        write_config(run.folder, Resolved(config, sources))
+    with open(metrics, "r+b") as file:
+        file.truncate(length)
+    checkpoints.drop_after(run.folder / "checkpoints", done)
+    return _go_on(run.folder, trainer, on_event or (lambda event: None), stop_signal, content.meta)
+
+
+def load(name: "str | Path | Run") -> Run:
+    """Open a run: a folder, a run's name, `last`, or any of these with @best or @<env steps>."""
+    if isinstance(name, Run):
+        return name
+    text, _, wanted = str(name).partition("@")
+    folder = find_folder(text)
+    config = read_config(folder)
+    return Run(folder=folder, config=config, checkpoint=find_checkpoint(folder, wanted))
+
+
+open_run = load
+
+
+def _go_on(
+    folder: Path, trainer: Trainer, on_event: Event, stop_signal: Callable[[], int | None], meta: dict[str, Any] | None = None
+) -> Run:
+    """Rounds until the run is finished, with metrics, evaluations and checkpoints where they are due."""
+    with Logbook(folder / "metrics.jsonl", on_event, seconds=(meta or {}).get("seconds", 0.0)) as logbook:
+        return _train_on(folder, trainer, on_event, stop_signal, meta, logbook)
+
+
+def _train_on(
+    folder: Path, trainer: Trainer, on_event: Event, stop_signal: Callable[[], int | None], meta: dict[str, Any] | None, logbook: Logbook
+) -> Run:
+    config = trainer.config
+    every = config.evaluation.every or max(config.steps // 20, 1)
+    marks = (meta or {}).get("marks") or {"logged": 0, "evaluated": 0, "saved": 0, "closed": False}
+
+    def due(mark: str, interval: int) -> bool:
+        here = trainer.counters.env_steps  # marks are env steps, since --steps may have changed the interval
+        if interval and here // interval > marks[mark] // interval:
+            marks[mark] = here
+            return True
+        return False
+
+    def save() -> None:
+        content = trainer.dump()
+        extra = {"marks": dict(marks), "metrics_bytes": logbook.flush(), "seconds": logbook.seconds}
+        checkpoints.save(folder / "checkpoints", trainer.counters.env_steps, Content({"trainer": content.meta, **extra}, content.groups))
+        checkpoints.drop_replays(folder / "checkpoints", config.checkpoint.replay)
+
+    on_event({"event": "start", "run": str(folder), "env_steps": trainer.counters.env_steps, "steps": config.steps})
+    if meta is None:
+        save()
+    while not trainer.finished:
+        trainer.round()
+        if not math.isfinite(trainer.sums.get("grad_norm")):
+            raise Diverged(trainer.counters.env_steps)
+        on_event({"event": "progress", "env_steps": trainer.counters.env_steps, "steps": config.steps, "epsilon": trainer.epsilon})
+        if due("logged", max(every // 10, 1)):
+            logbook.write({"event": "train", **trainer.metrics()})
+        evaluated = due("evaluated", every) and not trainer.finished
+        if evaluated:
+            _log_evaluation(logbook, trainer, config.evaluation.episodes)
+        if due("saved", config.checkpoint.every) or evaluated:
+            save()
+        signal_number = stop_signal()
+        if signal_number is not None and not trainer.finished:
+            save()
+            raise Interrupted(signal_number, f"stopped at {trainer.counters.env_steps} env steps; saved. Go on with: marl resume {folder}")
+    if not marks["closed"] or marks.get("steps") != config.steps:
+        final = _log_evaluation(logbook, trainer, config.evaluation.final_episodes, final=True)
+        marks |= {"closed": True, "steps": config.steps}
+        _write_result(folder, trainer, final)  # before the checkpoint that says the run is closed
+        save()
+    result = json.loads((folder / "result.json").read_text())
+    on_event({"event": "done", "schema": 1, "run": str(folder), **result})
+    return Run(folder=folder, config=config, checkpoint=checkpoints.latest(folder / "checkpoints"))
+
+
+def _log_evaluation(logbook: Logbook, trainer: Trainer, episodes: int, *, final: bool = False) -> Evaluation:
+    result = trainer.evaluate(episodes)
+    logbook.write(
+        {
+            "event": "evaluation", "env_steps": trainer.counters.env_steps, "return": result.mean,
+            "interval": result.interval, "episodes": episodes, "agent_return": result.agent_return, "final": final,
+        }
+    )  # fmt: skip
+    return result
+
+
+def _write_result(folder: Path, trainer: Trainer, final: Evaluation) -> None:
+    result = {
+        "env_steps": trainer.counters.env_steps,
+        "return": {"mean": final.mean, "interval": final.interval, "episodes": len(final.returns)},
+    }
+    write_atomically(folder / "result.json", json.dumps(result) + "\n")
