@@ -1,0 +1,156 @@
+"""Evaluations, credit and verdicts as JSON (keys that stay, pinned by a test) and as tables for people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .cli_output import number, table, to_json, with_interval
+
+if TYPE_CHECKING:
+    from ..credit.base import Credit
+    from ..credit.verdict import Verdict
+    from .evaluate import Evaluation
+    from .inspection import LazyReport
+    from .run import Run
+
+
+def evaluation_document(run: "Run", result: "Evaluation") -> dict[str, Any]:
+    """`marl eval --json`."""
+    return {
+        "run": str(run.folder),
+        "env_steps": run.env_steps,
+        "episodes": len(result.returns),
+        "return": {"mean": result.mean, "interval": result.interval},
+        "agent_return": result.agent_return,
+        "resampled": "episodes",
+    }
+
+
+def evaluation_text(document: Mapping[str, Any]) -> str:
+    """`marl eval`."""
+    outcome = document["return"]
+    lines = [
+        f"return  {with_interval(outcome['mean'], outcome['interval'])} per episode: mean of {document['episodes']} greedy episodes"
+        + ("" if outcome["interval"] is None else " and its 95% interval (episodes were resampled)")
+    ]
+    if document["agent_return"] is not None:
+        lines.append(table(("agent", "its own return"), [(name, number(value)) for name, value in document["agent_return"].items()]))
+    return "\n".join(lines)
+
+
+def estimate_document(run: "Run", method: str, credit: "Credit") -> dict[str, Any]:
+    """One entry of `estimates` in `marl credit --json`."""
+    values = credit.value.tolist()
+    no_interval = credit.low is None or credit.high is None
+    intervals = [None] * len(values) if no_interval else list(zip(credit.low.tolist(), credit.high.tolist(), strict=True))  # pyright: ignore[reportOptionalMemberAccess]
+    return {
+        "method": method,
+        "reference": credit.reference,
+        "estimand": credit.estimand,
+        "unit": credit.unit,
+        "env_steps": run.env_steps,
+        "agents": {
+            name: {"value": value, "interval": interval}
+            for name, value, interval in zip(run.env.spec.agents, values, intervals, strict=True)
+        },
+        "estimator": credit.method,
+        "total": credit.total,
+        "episodes": credit.episodes,
+        "env_steps_played": credit.env_steps,
+        "resampled": credit.resampled,
+        "approximate": credit.approximate,
+    }
+
+
+def credit_text(run: "Run", estimates: Sequence[Mapping[str, Any]]) -> str:
+    """`marl credit`: agents down, estimates across, and under it what each column says."""
+    columns = [f"{item['method']} ({item['reference']})" for item in estimates]
+    rows = [
+        (name, *(with_interval(item["agents"][name]["value"], item["agents"][name]["interval"]) for item in estimates))
+        for name in run.env.spec.agents
+    ]
+    notes = [
+        f"{column}: {item['estimand']}; in {item['unit']}, from {item['episodes']} paired episodes. "
+        f"In brackets the 95% interval ({item['resampled']})."
+        for column, item in zip(columns, estimates, strict=True)
+    ]
+    title = f"credit of {run.name} at {run.env_steps:,} env steps: what each agent earns for the team"
+    return "\n".join([title, table(("agent", *columns), rows), *notes])
+
+
+def lazy_document(run: "Run", report: "LazyReport") -> dict[str, Any]:
+    """`marl lazy --json`."""
+    margin = report.margin
+    return {
+        "run": str(run.folder),
+        "env_steps": run.env_steps,
+        "margin": margin.fraction,
+        "margins": dict(zip(margin.references, margin.delta.tolist(), strict=True)),
+        "agents": {verdict.name: _verdict_document(verdict) for verdict in report.verdicts},
+        "env_steps_played": report.env_steps,
+        "problem": margin.problem,
+    }
+
+
+def _verdict_document(verdict: "Verdict") -> dict[str, Any]:
+    from ..credit.verdict import explain
+
+    references = {
+        name: {"effect": effect, "interval": [low, high], "margin": delta}
+        for name, effect, low, high, delta in zip(verdict.references, verdict.effect, verdict.low, verdict.high, verdict.delta, strict=True)
+    }
+    return {
+        "verdict": verdict.verdict,
+        "episodes": verdict.episodes,
+        "references": references,
+        "effort": verdict.effort,
+        "more_episodes_needed": verdict.needed,
+        "approximate": verdict.approximate,
+        "sentence": explain(verdict),
+    }
+
+
+REDUNDANT = (
+    "Lazy is said of an agent's own effect. Of two agents that can stand in for each other, each looks lazy alone: "
+    "marl credit RUN --method shapley tells whether an agent earns something together with others."
+)
+
+
+def lazy_text(run: "Run", document: Mapping[str, Any]) -> str:
+    """`marl lazy`: a row per agent, then a sentence per agent."""
+    references = list(document["margins"])
+    rows = []
+    for name, entry in document["agents"].items():
+        effects = [entry["references"].get(reference) for reference in references]
+        cells = ["-" if effect is None else with_interval(effect["effect"], effect["interval"]) for effect in effects]
+        acts = "-" if entry["effort"] is None else f"{entry['effort']:.0%}"
+        rows.append((name, entry["verdict"], acts, str(entry["episodes"]), *cells))
+    header = ("agent", "verdict", "acts", "pairs", *(f"lost with {reference} instead" for reference in references))
+    margins = ", ".join(f"{number(delta)} against {reference}" for reference, delta in document["margins"].items())
+    title = (
+        f"verdicts for {run.name} at {run.env_steps:,} env steps. Margin: {document['margin']:g} of an equal share of the team's gain, "
+        f"that is {margins} (team return per episode)"
+    )
+    sentences = [entry["sentence"] for entry in document["agents"].values()]
+    return "\n".join([title, table(header, rows), *sentences, *([REDUNDANT] if lazy_names(document) else [])])
+
+
+def lazy_names(document: Mapping[str, Any], *, undecided: bool = False) -> list[str]:
+    """The agents called lazy, or those undecided."""
+    wanted = ("undecided",) if undecided else ("lazy-idle", "lazy-busy")
+    return [name for name, entry in document["agents"].items() if entry["verdict"] in wanted]
+
+
+def keep(run: "Run", name: str, document: Mapping[str, Any]) -> str:
+    """Stores a finding in the run folder, as credit/<name>-step_<env steps>.json; its path."""
+    from .checkpoint import disk_error
+    from .folder import write_atomically
+
+    folder = run.folder / "credit"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, folder) from error
+    path = folder / f"{name}-step_{run.env_steps}.json"
+    write_atomically(path, json.dumps(json.loads(to_json(document)), indent=2) + "\n")
+    return str(path)
