@@ -63,7 +63,13 @@ def flatten_config(config: Config) -> dict[str, Any]:
 
 
 def resolve(layers: list[tuple[str, Mapping[str, Any]]]) -> Resolved:
-    """Later layers win. Raises ConfigError naming the layer for an unknown key or a value of the wrong kind."""
+    """Later layers win. Raises ConfigError naming the layer for an unknown key or a value of the wrong kind, and for a broken rule."""
+    values, sources = merge(layers)
+    return Resolved(build(values), sources)
+
+
+def merge(layers: list[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Every dotted key's value, defaults included, and which layer set it; the rules between values are not looked at."""
     types_by_key = option_types()
     values, sources = option_defaults(), {}
     for source, layer in layers:
@@ -71,13 +77,13 @@ def resolve(layers: list[tuple[str, Mapping[str, Any]]]) -> Resolved:
             key = canonical_key(raw_key, types_by_key, source)
             values[key] = raw if key.startswith("env.") else convert(raw, types_by_key[key], f"{source}: {key}")
             sources[key] = source
-    if not values["task"]:
-        raise ConfigError("no task was named", remedy="marl train TASK; marl envs list shows the tasks")
-    return Resolved(build(values), sources)
+    return values, sources
 
 
 def build(values: Mapping[str, Any]) -> Config:
     """A Config from dotted keys of the right types; ConfigError carries the sentence of the broken rule."""
+    if not values["task"]:
+        raise ConfigError("no task was named", remedy="marl train TASK; marl envs list shows the tasks")
     groups: dict[str, dict[str, Any]] = {}
     top: dict[str, Any] = {}
     for key, value in values.items():

@@ -23,7 +23,7 @@ from .folder import Event, Logbook, find_checkpoint, find_folder, new_folder, re
 from .policies import Team, parse_members, random_policy
 from .presets import own_preset
 from .presets import preset as find_preset
-from .resolve import Resolved, convert, flatten_config, read_environment, read_file, resolve
+from .resolve import Resolved, convert, merge, read_environment, read_file, resolve
 from .trainer import Trainer, load_networks, make_learner, mix_seed, scripted_policies
 
 
@@ -74,20 +74,15 @@ def configure(
         layers.insert(0, (file.name, read_file(file)))
     if preset is not None:
         layers.insert(0, (f"preset {preset}", find_preset(preset)))
-    resolved = resolve(layers)
-    task = resolve_task(resolved.config.task)
-    if preset is None and file is None:
-        own = own_preset(task)
+    values, sources = merge(layers)
+    if preset is None and file is None and values["task"]:
+        own = own_preset(resolve_task(values["task"]))
         brought = (f"preset {own} (this task's own)", find_preset(own))
-        if _agrees(resolved, resolve([brought, ("flag", {"task": task})]).config):
-            resolved = resolve([brought, *layers])
-    return Resolved(replace(resolved.config, task=task), resolved.sources)
-
-
-def _agrees(resolved: Resolved, own: Config) -> bool:
-    """Whether every learner and replay option that the user set has the value it has in the task's own preset."""
-    wanted, there = flatten_config(resolved.config), flatten_config(own)
-    return all(wanted[key] == there[key] for key in resolved.sources if key.startswith(("learner.", "replay.")))
+        there, _ = merge([brought])
+        if all(values[key] == there[key] for key in sources if key.startswith(("learner.", "replay."))):
+            layers.insert(0, brought)
+    resolved = resolve(layers)
+    return Resolved(replace(resolved.config, task=resolve_task(resolved.config.task)), resolved.sources)
 
 
 def train(

@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
 # The figures in README.md, made again: one section each. About an hour on two cores; name sections to run only those.
-#   scripts/reproduce.sh [spread] [foraging] [lbf] [lazy] [speed]
+#   scripts/reproduce.sh [two-step] [spread] [foraging] [lbf] [lazy] [speed]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH="$PWD/.venv/bin:$PATH"
 export MARL_RUNS=${MARL_RUNS:-runs/reproduce} OMP_NUM_THREADS=1
 sections=("$@")
-[ $# -gt 0 ] || sections=(spread foraging lbf lazy speed)
+[ $# -gt 0 ] || sections=(two-step spread foraging lbf lazy speed)
 
 for section in "${sections[@]}"; do
     echo "== $section"
     case $section in
-        spread) marl train mpe/simple_spread --algo qmix --seeds 0-2 --jobs 2 --steps 400k --out "$MARL_RUNS/spread" ;;
+        two-step) for algo in vdn qmix; do marl train --preset two-step-paper --algo "$algo" --seeds 0-4 --jobs 2 --out "$MARL_RUNS/two-step-$algo"; done ;;
+        spread)
+            for algo in vdn qmix; do marl train native/spread --algo "$algo" --out "$MARL_RUNS/native-spread-$algo"; done
+            marl train mpe/simple_spread --algo qmix --seeds 0-2 --jobs 2 --steps 400k --out "$MARL_RUNS/spread"
+            ;;
         foraging)
             marl train native/foraging-8x8-2p-3f --algo vdn --seeds 0-2 --jobs 2 --steps 3M --out "$MARL_RUNS/foraging"
             for seed in 0 1 2; do
@@ -22,6 +26,6 @@ for section in "${sections[@]}"; do
         lbf) marl train lbf/8x8-2p-3f --seeds 0-1 --jobs 2 --steps 500k --out "$MARL_RUNS/lbf" ;;
         lazy) python scripts/planted_foraging.py ;;
         speed) python scripts/bench_training.py ;;
-        *) echo "no section $section: spread, foraging, lbf, lazy, speed" >&2; exit 2 ;;
+        *) echo "no section $section: two-step, spread, foraging, lbf, lazy, speed" >&2; exit 2 ;;
     esac
 done

@@ -244,6 +244,8 @@ def test_a_task_brings_its_own_preset_until_an_option_has_another_value_than_the
     assert (own.replay.num_envs, own.learner.td_lambda, own.env) == (128, 0.7, {"relative_obs": True})
     assert settings(sampling="split", td_lambda="0.7") == own
     assert settings(**{"network.hidden": "64"}).replay == own.replay
+    recurrent = configure(options={"task": "mpe/simple_spread", "network.kind": "gru"}, environ={}).config
+    assert recurrent.replay.window == 8
     plain = settings(td_lambda="0.8")
     assert (plain.replay, plain.env) == (ReplayConfig(), {})
     assert (plain.replay.batch, plain.replay.minibatch_size) == (128, 32)
