@@ -245,7 +245,9 @@ class Config:
         _at_least("steps", self.steps, 0)
         recurrent, replay, learner = self.network.kind == "gru", self.replay, self.learner
         if recurrent and replay.window == 1:
-            raise ValueError("network.kind gru needs replay.window above 1: a recurrent agent learns from consecutive steps (for example --window 8)")
+            raise ValueError(
+                "network.kind gru needs replay.window above 1: a recurrent agent learns from consecutive steps (for example --window 8)"
+            )
         if replay.burn_in and not recurrent:
             raise ValueError(f"replay.burn_in {replay.burn_in} needs network.kind gru: an mlp has no memory to rebuild")
         if (replay.sampling == "uniform" or recurrent) and replay.window < max(learner.n_step, 2 if learner.td_lambda > 0 else 1):
