@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .marl.evaluate import evaluate as evaluate
     from .marl.inspection import find_lazy as find_lazy
     from .marl.inspection import measure_credit as measure_credit
+    from .marl.play import play as play
     from .marl.run import Run as Run
     from .marl.run import load as load
     from .marl.run import resume as resume
@@ -37,6 +38,7 @@ _PUBLIC = {
     "load": ".marl.run:load",
     "make": ".envs.registry:make",
     "measure_credit": ".marl.inspection:measure_credit",
+    "play": ".marl.play:play",
     "resume": ".marl.run:resume",
     "train": ".marl.run:train",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "load",
     "make",
     "measure_credit",
+    "play",
     "resume",
     "train",
 ]

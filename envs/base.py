@@ -31,6 +31,10 @@ class TeamSpec:
     """Env steps after which an episode is truncated at the latest, or None if unknown."""
     obs_dtype: torch.dtype = torch.float32
     """uint8 observations are stored raw and scaled to [0, 1] at the network."""
+    obs_shape: tuple[int, ...] | None = None
+    """(height, width, channels) where every agent observes an image of that shape (flattened in this order), else None."""
+    state_is_obs: bool = False
+    """The state is exactly all observations side by side (8-bit ones divided by 255), so it need not be stored beside them."""
     action_names: tuple[tuple[str, ...], ...] = ()
     """Per agent, a label for each of its real actions; () when there are none."""
     obs_names: tuple[tuple[str, ...], ...] = ()

@@ -5,7 +5,8 @@
 """
 
 import difflib
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Sequence
 
 
 class UnknownTask(ValueError):
@@ -48,6 +49,12 @@ class UnsupportedTask(ValueError):
         super().__init__(f"{problem} {remedy}")
 
 
+class CannotRender(UnsupportedTask):
+    """The task gives no picture of itself."""
+
+    kind = "cannot-render"
+
+
 class ContractBroken(ValueError):
     """An environment does what its interface forbids; `rule` is the name of the broken rule."""
 
@@ -58,6 +65,26 @@ class ContractBroken(ValueError):
         self.sentence = sentence
         self.remedy = remedy
         super().__init__(f"{rule}: {sentence}")
+
+
+class WorkerDied(RuntimeError):
+    """A worker process ended while it was needed (envs/vector.py)."""
+
+    kind = "worker-died"
+
+    def __init__(self, worker: str, task: str, code: int, doing: str | None, others: Sequence[str] = ()):
+        """`code`: exit code, -n for signal n; `doing`: the copy it was moving, None where it had not begun; `others`: its other copies."""
+        names = {int(known): known.name for known in signal.Signals}
+        how = f"was killed by {names.get(-code, f'signal {-code}')}" if code < 0 else f"ended by itself with exit code {code}"
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        what = f"while it moved {doing}" if doing else f"before it could move {shown}"
+        also = f"; with it went {shown}" if doing and shown else ""
+        self.remedy = (
+            "the system kills so when memory runs out: use fewer workers, fewer copies, or --workers 0"
+            if code == -signal.SIGKILL
+            else "with --workers 0 it runs in this process, where its own error shows"
+        )
+        super().__init__(f"{task}: {worker} {how} {what}{also}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -22,6 +22,8 @@ class Layout:
     obs_dim: int
     num_actions: int
     obs_dtype: type
+    obs_shape: tuple[int, ...] | None
+    """(height, width, channels) where all agents observe images of that one shape."""
     state_shape: tuple[int, ...] | None
     """Shape of `env.state()`; None: the state is all observations side by side."""
     state_dim: int
@@ -61,6 +63,7 @@ def lay_out(env: Any, name: str, team_reward: str, time_limit: int | None, state
         obs_dim=obs_dim,
         num_actions=max(plan.count for plan in action_plans),
         obs_dtype=np.uint8 if all_images else np.float32,
+        obs_shape=obs_plans[0].image if len({(plan.shape, plan.is_image) for plan in obs_plans}) == 1 else None,
         state_shape=None if probe is None else probe.shape,
         state_dim=len(agents) * obs_dim if probe is None else probe.size,
         state_is_image=all_images if probe is None else probe.dtype == np.uint8,

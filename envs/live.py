@@ -6,6 +6,7 @@ names the rule, the agent and the step.
 """
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,28 @@ STATE_IS_GONE = (AttributeError, TypeError, KeyError, IndexError, ValueError, Ru
 
 
 class Rows:
-    """The arrays of one time step of several copies; written once, then handed out and never written again."""
+    """The arrays of one time step of several copies: new ones, written once and then handed out, or in memory given by the caller."""
 
-    def __init__(self, layout: Layout, count: int):
-        agents = len(layout.agents)
-        self.obs = np.zeros((count, agents, layout.obs_dim), dtype=layout.obs_dtype)
-        self.state = np.zeros((count, layout.state_dim), dtype=np.float32)
-        self.available = np.zeros((count, agents, layout.num_actions), dtype=np.bool_)
-        self.alive = np.zeros((count, agents), dtype=np.bool_)
-        self.agent_reward = np.zeros((count, agents), dtype=np.float32)
-        self.reward = np.zeros(count, dtype=np.float32)
-        self.terminated = np.zeros(count, dtype=np.bool_)
-        self.truncated = np.zeros(count, dtype=np.bool_)
+    def __init__(self, layout: Layout, count: int, memory: memoryview | None = None):
+        """`memory`: at least `Rows.size(layout, count)` bytes, which the arrays share."""
+        self.fields: dict[str, np.ndarray] = {}
+        at = 0
+        for name, (shape, dtype) in _columns(layout).items():
+            if memory is None:
+                self.fields[name] = np.zeros((count, *shape), dtype=dtype)
+            else:
+                self.fields[name] = np.ndarray((count, *shape), dtype=dtype, buffer=memory, offset=at)
+                at += _aligned(self.fields[name].nbytes)
+        self.obs, self.state = self.fields["obs"], self.fields["state"]
+        self.available, self.alive = self.fields["available"], self.fields["alive"]
+        self.agent_reward, self.reward = self.fields["agent_reward"], self.fields["reward"]
+        self.terminated, self.truncated = self.fields["terminated"], self.fields["truncated"]
+        self.step = self.fields["step"]
+
+    @staticmethod
+    def size(layout: Layout, count: int) -> int:
+        """Bytes of `count` rows."""
+        return sum(_aligned(count * prod(shape) * np.dtype(dtype).itemsize) for shape, dtype in _columns(layout).values())
 
     def view_of(self, index: int) -> tuple[np.ndarray, ...]:
         """What is seen in one copy: obs, state, available, alive."""
@@ -38,6 +49,31 @@ class Rows:
 
     def put_view(self, index: int, view: tuple[np.ndarray, ...]) -> None:
         self.obs[index], self.state[index], self.available[index], self.alive[index] = view
+
+    def put(self, where: list[int], other: "Rows") -> None:
+        """The first rows of `other` into the rows `where`."""
+        for name, array in self.fields.items():
+            array[where] = other.fields[name][: len(where)]
+
+
+def _columns(layout: Layout) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and type of one copy's entry in each array."""
+    agents = len(layout.agents)
+    return {
+        "obs": ((agents, layout.obs_dim), layout.obs_dtype),
+        "state": ((layout.state_dim,), np.float32),
+        "available": ((agents, layout.num_actions), np.bool_),
+        "alive": ((agents,), np.bool_),
+        "agent_reward": ((agents,), np.float32),
+        "reward": ((), np.float32),
+        "terminated": ((), np.bool_),
+        "truncated": ((), np.bool_),
+        "step": ((), np.int64),  # env steps of the episode
+    }
+
+
+def _aligned(size: int) -> int:
+    return -size % 64 + size
 
 
 def begin(env: Any, layout: Layout, seed: int, rows: Rows, index: int) -> None:
@@ -50,11 +86,14 @@ def begin(env: Any, layout: Layout, seed: int, rows: Rows, index: int) -> None:
     _write_view(env, layout, obs, infos, live, rows, index, step=0)
     _write_state(env, layout, rows, index, step=0, last=None, over=False)
     _check_finite(layout, rows, index, 0)
+    rows.step[index] = 0
 
 
-def advance(env: Any, layout: Layout, actions: Sequence[int], rows: Rows, index: int, *, before: tuple[np.ndarray, ...], step: int) -> None:
-    """One joint action; `before` is the view acted on, `step` counts this action (1 is the first). Fills row `index`."""
-    acting = [position for position, alive in enumerate(before[3].tolist()) if alive]
+def advance(
+    env: Any, layout: Layout, actions: Sequence[int], rows: Rows, index: int, *, alive: np.ndarray, state: np.ndarray, step: int
+) -> None:
+    """One joint action of the agents `alive` in the global state `state`; `step` counts it (1 is the first). Fills row `index`."""
+    acting = [position for position, lives in enumerate(alive.tolist()) if lives]
     agents, plans = layout.agents, layout.action_plans
     obs, rewards, terminations, truncations, infos = unpack(
         env.step({agents[i]: plans[i].decode(actions[i]) for i in acting}), 5, "step-returns", "step"
@@ -73,8 +112,9 @@ def advance(env: Any, layout: Layout, actions: Sequence[int], rows: Rows, index:
     elif step == layout.time_limit:
         rows.truncated[index] = True
     _write_view(env, layout, obs, infos, seen, rows, index, step=step, over=over)
-    _write_state(env, layout, rows, index, step=step, last=before[1], over=over)
+    _write_state(env, layout, rows, index, step=step, last=state, over=over)
     _check_finite(layout, rows, index, step)
+    rows.step[index] = step
 
 
 def _refuse_strangers(layout: Layout, groups: Iterable[Iterable[str]], step: int) -> None:

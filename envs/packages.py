@@ -1,4 +1,4 @@
-"""Tasks from other people's packages: MPE2, level-based foraging, PettingZoo's registry, and `module:function`.
+"""Tasks from other people's packages: MPE2, level-based foraging, RWARE, PettingZoo's registry.
 
 Each function gives a `TeamEnv` and imports its package only when called. What a package leaves unsaid is said here: how
 the agents' rewards form the team's, which action does nothing, what ends an episode.
@@ -6,12 +6,11 @@ the agents' rewards form the team's, which action does nothing, what ends an epi
 
 import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from .errors import MissingPackage, UnknownTask, UnsupportedTask, did_you_mean
+from .images import IMAGE_OPTIONS, split_image_options
 from .pettingzoo import PettingZooTeam, TeamReward
 
 _MOVES = ("stay", "left", "right", "down", "up")
@@ -25,12 +24,19 @@ MPE_SCENARIOS: dict[str, tuple[str, TeamReward]] = {
     "simple_reference": ("simple_reference_v3", "sum"),
     "simple_line": ("simple_line_v1", "shared"),
     "simple_formation": ("simple_formation_v1", "shared"),
+    "collect_treasure": ("collect_treasure_v1", "sum"),
 }
+# Where all agents observe equally much, state() is just their observations, computed a second time.
+_MPE_UNEQUAL = ("simple_speaker_listener", "collect_treasure")
 
 # PettingZoo's own tasks whose agents are paid differently though they are a team.
 _PETTINGZOO_TEAM_REWARD: dict[str, TeamReward] = {"butterfly/knights_archers_zombies": "sum"}
 # Its zombies' spawn timer goes on across resets, so an episode in a used environment is not the one its seed names.
 _PETTINGZOO_REMEMBERS = ("butterfly/knights_archers_zombies",)
+# Its observations are cut from a screen that it draws only when it is told to draw; else they stay black.
+_PETTINGZOO_UNDRAWN = ("butterfly/cooperative_pong",)
+# Only discrete actions can be learned here, and its own default is the other kind.
+_PETTINGZOO_OPTIONS = {"butterfly/pistonball": {"continuous": False}}
 _PETTINGZOO_DISCRETE_REMEDY = {"butterfly/pistonball": "Use --env.continuous false, or wrap it."}
 
 
@@ -51,7 +57,14 @@ def options_of(maker: Callable[..., Any]) -> list[str] | None:
     return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
 
 
-def make_mpe(scenario: str, *, team_reward: TeamReward | None = None, time_limit: int | None = None, **options: Any) -> PettingZooTeam:
+def make_mpe(
+    scenario: str,
+    *,
+    team_reward: TeamReward | None = None,
+    time_limit: int | None = None,
+    render_mode: str | None = None,
+    **options: Any,
+) -> PettingZooTeam:
     """A cooperative particle task; `options` go to MPE2 as they are (N, max_cycles, local_ratio, ...)."""
     if scenario not in MPE_SCENARIOS:
         raise UnknownTask(f"mpe/{scenario}", [f"mpe/{name}" for name in MPE_SCENARIOS])
@@ -60,15 +73,14 @@ def make_mpe(scenario: str, *, team_reward: TeamReward | None = None, time_limit
     check_options(f"mpe/{scenario}", options, options_of(module.raw_env) or ())
     names, noop = _mpe_actions(scenario, options)
     return PettingZooTeam(
-        lambda: module.parallel_env(**options),
+        lambda: module.parallel_env(render_mode=render_mode, **options),
         name=f"mpe/{scenario}",
         team_reward=team_reward or usual_reward,
         time_limit=time_limit,
         episode_limit=options.get("max_cycles", 25),
         noop=noop,
         action_names=names,
-        # Where all agents observe equally much, state() is just their observations, computed a second time.
-        state="env" if scenario == "simple_speaker_listener" else "observations",
+        state="env" if scenario in _MPE_UNEQUAL else "observations",
         discrete_remedy="Use --env.continuous-actions false, or wrap it.",
     )
 
@@ -79,6 +91,8 @@ def _mpe_actions(scenario: str, options: dict[str, Any]) -> tuple[tuple[tuple[st
         return (tuple(f"say_{word}" for word in range(3)), _MOVES), (None, 0)
     if scenario == "simple_reference":
         return (tuple(f"{move}_say_{word}" for word in range(10) for move in _MOVES),) * 2, 0
+    if scenario == "collect_treasure":
+        return (_MOVES,) * (options.get("num_collectors", 6) + options.get("num_deposits", 2)), 0
     num_agents = options.get("N", 3 if scenario == "simple_spread" else 4)
     return (_MOVES,) * num_agents, 0
 
@@ -125,6 +139,29 @@ def make_lbf(
     )
 
 
+def make_rware(size: str, *, team_reward: TeamReward | None = None, time_limit: int | None = None, **options: Any) -> PettingZooTeam:
+    """A robotic warehouse of the given size ("tiny-2ag", "small-4ag-hard"), as the package registers it.
+
+    `options` replace what the size says (max_steps, sensor_range, reward_type individual, global or two_stage, ...).
+    """
+    warehouse = _import_extra("rware.warehouse", "teamcredit[envs]")
+    from .rware import ACTION_NAMES, RWAREParallel, choose, size_options
+
+    check_options(f"rware/{size}", options, [name for name in options_of(warehouse.Warehouse) or () if name != "render_mode"])
+    kwargs = {**size_options(size), "observation_type": "flattened", **options}
+    kwargs["reward_type"] = choose("reward_type", kwargs["reward_type"], warehouse.RewardType)
+    kwargs["observation_type"] = choose("observation_type", kwargs["observation_type"], warehouse.ObservationType)
+    return PettingZooTeam(
+        lambda: RWAREParallel(warehouse.Warehouse(**kwargs)),
+        name=f"rware/{size}",
+        team_reward=team_reward or ("shared" if kwargs["reward_type"] is warehouse.RewardType.GLOBAL else "sum"),
+        time_limit=time_limit,
+        episode_limit=kwargs["max_steps"],
+        noop=0,
+        action_names=() if kwargs["msg_bits"] else (ACTION_NAMES,) * int(kwargs["n_agents"]),
+    )
+
+
 def find_pettingzoo(task: str) -> str:
     """The registry's full id of a parallel task ("sisl/pursuit" -> "sisl/pursuit-v5").
 
@@ -145,8 +182,10 @@ def find_pettingzoo(task: str) -> str:
     raise UnsupportedTask(f"{task} is turn-based (AEC only): its agents act one after another.", "Take a task with a parallel form.")
 
 
-def make_pettingzoo(task: str, *, team_reward: TeamReward | None = None, time_limit: int | None = None, **options: Any) -> PettingZooTeam:
-    """A task of PettingZoo's registry, by its id ("butterfly/pistonball-v6")."""
+def make_pettingzoo(
+    task: str, *, team_reward: TeamReward | None = None, time_limit: int | None = None, render_mode: str | None = None, **options: Any
+) -> PettingZooTeam:
+    """A task of PettingZoo's registry, by its id ("butterfly/pistonball-v6"); image options as in images.py."""
     import pettingzoo
     from pettingzoo.env_registry.exceptions import FailedToImport
 
@@ -156,72 +195,33 @@ def make_pettingzoo(task: str, *, team_reward: TeamReward | None = None, time_li
     try:
         module = importlib.import_module(str(entry).split(":")[0])
     except ImportError as error:
-        raise MissingPackage(f"pettingzoo[{task.split('/')[0]}]") from error
+        raise MissingPackage(_extra_of(task)) from error
+    images, options = split_image_options({**_PETTINGZOO_OPTIONS.get(base, {}), **options})
     if hasattr(module, "raw_env"):
         allowed = options_of(module.raw_env)
         if allowed is not None:
-            check_options(task, options, allowed)
+            check_options(task, options, [*allowed, *IMAGE_OPTIONS])
+    if base in _PETTINGZOO_UNDRAWN:
+        render_mode = render_mode or "rgb_array"
     try:
         return PettingZooTeam(
-            lambda: pettingzoo.make("parallel", task, **options),
+            lambda: images.wrap(pettingzoo.make("parallel", task, render_mode=render_mode, **options), task),
             name=task,
             team_reward=team_reward or _PETTINGZOO_TEAM_REWARD.get(base),
             time_limit=time_limit,
-            episode_limit=options.get("max_cycles"),
+            episode_limit=images.env_steps(options.get("max_cycles")),
             reuse=base not in _PETTINGZOO_REMEMBERS,
+            state="observations" if images.reduces else None,
             discrete_remedy=_PETTINGZOO_DISCRETE_REMEDY.get(base, "Wrap it."),
         )
     except FailedToImport as error:
-        raise MissingPackage(f"pettingzoo[{task.split('/')[0]}]") from error
+        raise MissingPackage(_extra_of(task)) from error
 
 
-def load_function(task: str) -> Callable[..., Any]:
-    """What `module:function` names; the current directory is searched too, as `python -m` does.
-
-    Raises:
-        UnknownTask: no such module or function. MissingPackage: the module itself needs one that is not installed.
-    """
-    module_name, _, function_name = task.partition(":")
-    if not module_name or not function_name:
-        raise UnknownTask(task, reason=f'"{task}" names no {"function" if module_name else "module"}.')
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        if module_name == missing or module_name.startswith(f"{missing}."):
-            raise UnknownTask(task, reason=f'no module "{missing}" here ({os.getcwd()}) or among the installed packages.') from error
-        raise MissingPackage(missing) from error
-    if not hasattr(module, function_name):
-        public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise UnknownTask(function_name, public, reason=f'module "{module_name}" has no function "{function_name}".')
-    function = getattr(module, function_name)
-    if not callable(function):
-        raise UnsupportedTask(
-            f"{task} is a {type(function).__name__}, not a function.", "Name a function that gives a ParallelEnv or TeamEnv."
-        )
-    return function
-
-
-def make_own(
-    function: Callable[..., Any], name: str, *, team_reward: TeamReward | None = None, time_limit: int | None = None, **options: Any
-) -> Any:
-    """The TeamEnv that `function(**options)` gives, or one around the ParallelEnv it gives."""
-    from .base import TeamEnv
-
-    allowed = options_of(function)
-    if allowed is not None:
-        check_options(name, options, allowed)
-    first = function(**options)
-    if isinstance(first, TeamEnv):
-        if team_reward is not None or time_limit is not None:
-            raise ValueError(f"{name} gives a TeamEnv, which has its own team reward and limits; leave out team_reward and time_limit")
-        return first
-    if first is None:
-        raise UnsupportedTask(f"{name} gave None.", "Return a ParallelEnv or TeamEnv.")
-    made = [first]
-    return PettingZooTeam(lambda: made.pop() if made else function(**options), name=name, team_reward=team_reward, time_limit=time_limit)
+def _extra_of(task: str) -> str:
+    """What pip installs for a task of PettingZoo's registry."""
+    family = task.split("/")[0]
+    return "teamcredit[envs]" if family in ("butterfly", "sisl") else f"pettingzoo[{family}]"
 
 
 def _import_extra(module: str, requirement: str) -> Any:

@@ -7,10 +7,10 @@ from one handle) replays the episode, and is refused with a reason when the repl
 recorded. Leases go back to a pool when the last handle that holds them is garbage: repeated `reset` builds nothing new,
 and two handles that move on apart never share an environment.
 
-Every episode starts with `reset(seed=mix_seed(copy seed, episode))`, so it does not depend on its past or neighbours.
+Every episode starts with `reset(seed=mix_seed(copy seed, episode))`, so it does not depend on its past or neighbours,
+nor on the process it is played in: the environments themselves are moved by a crew, here (crew.py) or in workers (vector.py).
 """
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -21,40 +21,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .base import Saved, Step, TeamSpec, View
+from .crew import Crew, LocalCrew
+from .episodes import Episodes, Lease, Moment, standing
 from .layout import lay_out
-from .live import Rows, advance, begin
-from .randomness import mix_seed
+from .live import Rows
 
 TeamReward = Literal["shared", "sum", "mean"]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Moment:
-    """Where one copy stands; enough to come back to it."""
-
-    seed: int
-    episode: int
-    step: int
-    actions: list[list[int]]
-    """Joint actions of the episode; this moment's are the first `step` of them (the list may grow behind it)."""
-    view: tuple[np.ndarray, ...]
-    """obs, state, available, alive."""
-    terminated: bool
-    truncated: bool
-
-
-class Lease:
-    """The right to move one live environment; it goes back to the pool when no handle holds it any more."""
-
-    __slots__ = ("__weakref__", "env", "moment")
-
-    def __init__(self, env: Any, pool: list[Any] | None):
-        """`pool` None: the environment serves one episode and is not given back."""
-        self.env = env
-        self.moment: Moment | None = None
-        """Where the environment stands now, None while it is moving or after it failed."""
-        if pool is not None:
-            weakref.finalize(self, pool.append, env).atexit = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +79,12 @@ class PettingZooTeam:
         if time_limit is not None and time_limit < 1:
             raise ValueError(f"time_limit is {time_limit}; an episode has at least 1 env step")
         self.maker = maker
-        self._reuse = reuse
-        self._made: list[Any] = []
-        self._pool: list[Any] = []
-        env = self._build()
+        env = maker()
         self._layout = lay_out(env, name, team_reward or "shared", time_limit, state, discrete_remedy)
-        if reuse:
-            self._pool.append(env)
+        self.here = LocalCrew(maker, self._layout, reuse=reuse, first=env)
+        """The environments of this process."""
+        self.episodes = Episodes(self.here, self._layout)
+        self._shown: Lease | None = None
         num_agents = len(self._layout.agents)
         if isinstance(noop, int):
             noop = (noop,) * num_agents
@@ -125,6 +96,8 @@ class PettingZooTeam:
             state_dim=self._layout.state_dim,
             episode_limit=time_limit or episode_limit,
             obs_dtype=torch.uint8 if self._layout.obs_dtype is np.uint8 else torch.float32,
+            obs_shape=self._layout.obs_shape,
+            state_is_obs=self._layout.state_shape is None,
             action_names=action_names,
             obs_names=obs_names,
             noop=None if noop is None else tuple(noop),
@@ -132,10 +105,14 @@ class PettingZooTeam:
             team_reward=self._layout.team_reward,
         )
 
+    def work_in(self, crew: Crew) -> None:
+        """Have another crew move the environments, before the first `reset`."""
+        self.episodes = Episodes(crew, self._layout)
+
     def reset(self, seeds: Int[Tensor, " env"]) -> tuple[PettingZooState, View]:
-        rows = Rows(self._layout, len(seeds))
-        leases = [self._lease() for _ in range(len(seeds))]
-        moments = [self._start(lease, int(seed), 0, rows, i) for i, (lease, seed) in enumerate(zip(leases, seeds.tolist(), strict=True))]
+        copies, rows = range(len(seeds)), Rows(self._layout, len(seeds))
+        leases = self.episodes.leases(copies)
+        moments = self.episodes.start(leases, [(seed, 0) for seed in seeds.tolist()], rows, copies)
         return PettingZooState(tuple(moments), tuple(leases)), _view(rows)
 
     def step(
@@ -144,14 +121,16 @@ class PettingZooTeam:
         joint = self._checked(state, action)
         rows = Rows(self._layout, len(joint))
         moments, leases = list(state.moments), list(state.leases)
-        for i, moment in enumerate(state.moments):
-            if moment.terminated or moment.truncated:  # only without automatic reset: those copies stay as they ended
-                rows.put_view(i, moment.view)
-                rows.terminated[i], rows.truncated[i] = moment.terminated, moment.truncated
+        running = []
+        for i, moment in enumerate(moments):
+            if not (moment.terminated or moment.truncated):
+                running.append(i)
                 continue
-            if leases[i].moment is not moment:
-                leases[i] = self._restore(moment)
-            moments[i] = self._move(leases[i], joint[i], rows, i)
+            rows.put_view(i, moment.view)  # only without automatic reset: those copies stay as they ended
+            rows.terminated[i], rows.truncated[i] = moment.terminated, moment.truncated
+        gone = [i for i in running if not self.episodes.stands(leases[i], moments[i])]
+        _put(leases, gone, self.episodes.restore([moments[i] for i in gone], gone) if gone else [])
+        _put(moments, running, self.episodes.move([leases[i] for i in running], [joint[i] for i in running], rows, running))
         after = _view(rows)
         step = Step(
             reward=torch.from_numpy(rows.reward),
@@ -165,11 +144,11 @@ class PettingZooTeam:
             return PettingZooState(tuple(moments), tuple(leases)), step, after
         fresh = Rows(self._layout, len(done))
         view = View(after.obs.clone(), after.state.clone(), after.available.clone(), after.alive.clone())
-        for row, i in enumerate(done):
-            # A frozen copy's environment may have moved on under another handle.
-            if leases[i].moment is not moments[i] or not self._reuse:
-                leases[i] = self._lease()
-            moments[i] = self._start(leases[i], moments[i].seed, moments[i].episode + 1, fresh, row)
+        # A frozen copy's environment may have moved on under another handle.
+        gone = [i for i in done if leases[i].moment is not moments[i]]
+        _put(leases, gone, self.episodes.leases(gone))
+        episodes = [(moments[i].seed, moments[i].episode + 1) for i in done]
+        _put(moments, done, self.episodes.start([leases[i] for i in done], episodes, fresh, done))
         seen = _view(fresh)
         view.obs[done], view.state[done], view.available[done], view.alive[done] = seen.obs, seen.state, seen.available, seen.alive
         return PettingZooState(tuple(moments), tuple(leases)), step, view
@@ -180,9 +159,7 @@ class PettingZooTeam:
         Raises:
             ValueError: a replay saw something else than was recorded (the task draws on more than its seed).
         """
-        moments = [state.moments[row] for row in rows.tolist()]
-        leases = [self._restore(moment) for moment in moments]
-        return PettingZooState(tuple(self._standing(lease) for lease in leases), tuple(leases))
+        return self._restored([state.moments[row] for row in rows.tolist()])
 
     def dump(self, state: PettingZooState) -> Saved:
         """Per copy: seed, episode, step, the actions of the running episode (padded with -1), what is seen, how it ended."""
@@ -209,73 +186,35 @@ class PettingZooTeam:
                 f"this saved state is of {saved.meta.get('task')} with agents {saved.meta.get('agents')}, not of {self.spec.name}"
             )
         fields = {name: tensor.tolist() for name, tensor in saved.tensors.items() if tensor.dim() == 1}
-        leases = []
+        moments = []
         for i in range(len(fields["seed"])):
             view = tuple(saved.tensors[name][i].numpy() for name in ("obs", "state", "available", "alive"))
             own = {name: values[i] for name, values in fields.items()}
-            leases.append(self._restore(Moment(actions=saved.tensors["actions"][i].tolist(), view=view, **own)))
-        return PettingZooState(tuple(self._standing(lease) for lease in leases), tuple(leases))
+            moments.append(Moment(actions=saved.tensors["actions"][i].tolist(), view=view, **own))
+        return self._restored(moments)
 
     def live(self, state: PettingZooState, row: int) -> Any:
-        """The ParallelEnv that stands at this copy's moment, to look at or `render`; stepping it by hand is not noticed."""
+        """The ParallelEnv that stands at this copy's moment, to look at or `render`; stepping it by hand is not noticed.
+
+        Where it lives in another process (or moved on), one of this process replays the episode; it stays good until the next call.
+        """
         moment, lease = state.moments[row], state.leases[row]
-        return (lease if lease.moment is moment else self._restore(moment)).env
+        if self.episodes.crew is not self.here or not self.episodes.stands(lease, moment):
+            show = Episodes(self.here, self._layout)
+            if self._shown is None or not show.follow(self._shown, moment, row):
+                self._shown = None  # its slot is free before the next one is taken
+                (self._shown,) = show.restore([moment], [row])
+            lease = self._shown
+        return self.here.places[lease.slot].env
 
     def close(self) -> None:
-        """Close every environment kept. Handles are dead after it; `reset` makes new ones. Twice is once."""
-        made, self._made, self._pool = self._made, [], []
-        for env in made:
-            env.close()
+        """Close every environment kept. Handles that are used after it replay their episodes in new ones. Twice is once."""
+        self.episodes.crew.close()
+        self.here.close()
 
-    def _build(self) -> Any:
-        env = self.maker()
-        if self._reuse:
-            self._made.append(env)
-        return env
-
-    def _lease(self) -> Lease:
-        return Lease(self._pool.pop() if self._pool else self._build(), self._pool if self._reuse else None)
-
-    def _standing(self, lease: Lease) -> Moment:
-        assert lease.moment is not None
-        return lease.moment
-
-    def _start(self, lease: Lease, seed: int, episode: int, rows: Rows, index: int) -> Moment:
-        lease.moment = None
-        begin(lease.env, self._layout, mix_seed(seed, episode), rows, index)
-        lease.moment = Moment(seed, episode, 0, [], rows.view_of(index), False, False)
-        return lease.moment
-
-    def _move(self, lease: Lease, joint: list[int], rows: Rows, index: int) -> Moment:
-        moment, lease.moment = self._standing(lease), None
-        advance(lease.env, self._layout, joint, rows, index, before=moment.view, step=moment.step + 1)
-        # Only a lease appends to its own list, at its end; handles that stay behind keep reading their first `step` entries.
-        assert len(moment.actions) == moment.step
-        moment.actions.append(joint)
-        ended = bool(rows.terminated[index]), bool(rows.truncated[index])
-        lease.moment = Moment(moment.seed, moment.episode, moment.step + 1, moment.actions, rows.view_of(index), *ended)
-        return lease.moment
-
-    def _restore(self, moment: Moment) -> Lease:
-        """A lease on another environment, brought to `moment` by replay and checked against what was recorded."""
-        lease, rows = self._lease(), Rows(self._layout, moment.step + 1)
-        here = self._start(lease, moment.seed, moment.episode, rows, 0)
-        for step, joint in enumerate(moment.actions[: moment.step]):
-            if here.terminated or here.truncated:
-                raise ValueError(f"{self._refusal(moment)} the episode ends at step {step}")
-            here = self._move(lease, joint, rows, step + 1)
-        for what, recorded, seen in zip(
-            ("observations", "state", "available actions", "living agents"), moment.view, here.view, strict=True
-        ):
-            if not np.array_equal(recorded, seen):
-                raise ValueError(f"{self._refusal(moment)} the {what} differ (by up to {np.abs(seen.astype(float) - recorded).max():g})")
-        if (here.terminated, here.truncated) != (moment.terminated, moment.truncated):
-            raise ValueError(f"{self._refusal(moment)} it ends differently")
-        return lease
-
-    def _refusal(self, moment: Moment) -> str:
-        replay = f"replaying episode {moment.episode} of copy seed {moment.seed} to step {moment.step}"
-        return f"{self.spec.name} cannot be copied exactly: {replay},"
+    def _restored(self, moments: Sequence[Moment]) -> PettingZooState:
+        leases = self.episodes.restore(moments, range(len(moments)))
+        return PettingZooState(tuple(standing(lease) for lease in leases), tuple(leases))
 
     def _checked(self, state: PettingZooState, action: Tensor) -> list[list[int]]:
         """The joint actions as Python integers; ValueError for one that the agent does not have."""
@@ -288,6 +227,11 @@ class PettingZooTeam:
                 if not 0 <= choice < plans[i].count and moment.view[3][i]:
                     raise ValueError(f"{self.spec.agents[i]} has actions 0 to {plans[i].count - 1}, not {choice}")
         return joint
+
+
+def _put(items: list[Any], positions: Sequence[int], new: Sequence[Any]) -> None:
+    for position, item in zip(positions, new, strict=True):
+        items[position] = item
 
 
 def _view(rows: Rows) -> View:

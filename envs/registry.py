@@ -1,8 +1,8 @@
 """Task id -> TeamEnv: what there is, which id is meant, and how it is made.
 
-Ids: `native/...` are the batched tasks of this package; `mpe/...` and `lbf/...` wrap MPE2 and lbforaging; PettingZoo's
-registry ids are taken as they are (`butterfly/pistonball-v6`); `module:function` names the user's own. A bare name is
-accepted where only one task ends in it. Nothing heavy is imported before `make`.
+Ids: `native/...` are the batched tasks of this package; `mpe/...`, `lbf/...` and `rware/...` wrap MPE2, lbforaging and
+RWARE; PettingZoo's registry ids are taken as they are (`butterfly/pistonball-v6`); `module:function` names the user's
+own. A bare name is accepted where only one task ends in it. Nothing heavy is imported before `make`.
 """
 
 import importlib
@@ -50,15 +50,19 @@ PACKAGES = (
     TaskEntry("mpe/simple_reference", "MPE2: each tells the other where to go", "teamcredit[envs]"),
     TaskEntry("mpe/simple_line", "MPE2: 4 agents form a line", "teamcredit[envs]"),
     TaskEntry("mpe/simple_formation", "MPE2: 4 agents form a circle", "teamcredit[envs]"),
+    TaskEntry("mpe/collect_treasure", "MPE2: 6 collectors bring treasures to 2 deposits", "teamcredit[envs]"),
     TaskEntry("lbf/8x8-2p-3f", "lbforaging, any size: lbf/2s-10x10-3p-3f-coop", "teamcredit[envs]"),
-    TaskEntry("butterfly/pistonball-v6", "PettingZoo: 20 pistons push a ball (--env.continuous false)", "pettingzoo[butterfly]"),
-    TaskEntry("butterfly/cooperative_pong-v6", "PettingZoo: two paddles keep a ball in play", "pettingzoo[butterfly]"),
-    TaskEntry("butterfly/knights_archers_zombies-v11", "PettingZoo: agents die on the way", "pettingzoo[butterfly]"),
-    TaskEntry("sisl/pursuit-v5", "PettingZoo: 8 pursuers surround evaders", "pettingzoo[sisl]"),
+    TaskEntry("rware/tiny-2ag", "RWARE: 2 robots fetch shelves; any size: rware/medium-6ag-hard", "teamcredit[envs]"),
+    TaskEntry("rware/small-4ag", "RWARE: 4 robots in a larger warehouse", "teamcredit[envs]"),
+    TaskEntry("butterfly/pistonball-v6", "PettingZoo: 20 pistons push a ball, images", "teamcredit[envs]"),
+    TaskEntry("butterfly/cooperative_pong-v6", "PettingZoo: two paddles keep a ball in play, images", "teamcredit[envs]"),
+    TaskEntry("butterfly/knights_archers_zombies-v11", "PettingZoo: agents die on the way", "teamcredit[envs]"),
+    TaskEntry("sisl/pursuit-v5", "PettingZoo: 8 pursuers surround evaders", "teamcredit[envs]"),
 )
 
 _PETTINGZOO = ("atari", "butterfly", "classic", "sisl")
-_MPE_COMPETITIVE = ("simple", "simple_adversary", "simple_crypto", "simple_push", "simple_tag", "simple_world_comm", "collect_treasure")
+_MPE_COMPETITIVE = ("simple", "simple_adversary", "simple_crypto", "simple_push", "simple_tag", "simple_world_comm")
+_WAREHOUSE_SIZE = r"(?:tiny|small|medium|large)-(?:[1-9]|1\d)ag(?:-easy|-hard)?"
 _FORAGING_SIZE = r"(?:\d+s-)?\d+x\d+-\d+p-\d+f(?:-coop)?(?:-ind)?(?:-pen)?"
 
 
@@ -91,6 +95,8 @@ def resolve(task: str) -> str:
             raise UnsupportedTask(f"{plain} is not a task of one team.", "Take a cooperative one (marl envs list).")
     if space == "lbf" and re.fullmatch(_FORAGING_SIZE, name):
         return task
+    if space == "rware" and re.fullmatch(_WAREHOUSE_SIZE, name):
+        return task
     if space in _PETTINGZOO:
         from .packages import find_pettingzoo
 
@@ -98,35 +104,51 @@ def resolve(task: str) -> str:
     raise UnknownTask(task, known)
 
 
-def make(task: str | Callable[[], Any], *, team_reward: str | None = None, time_limit: int | None = None, **options: Any) -> Any:
+def make(
+    task: str | Callable[[], Any],
+    *,
+    team_reward: str | None = None,
+    time_limit: int | None = None,
+    render_mode: str | None = None,
+    workers: int = 0,
+    **options: Any,
+) -> Any:
     """A `TeamEnv` from an id, or from a maker of ParallelEnvs (or of a TeamEnv).
 
     Args:
         task: see `resolve`; or a callable.
         team_reward: "shared", "sum" or "mean" of the agents' rewards; None: the task's own way.
         time_limit: cut each episode after this many env steps (ParallelEnvs only; native tasks have `episode_limit`).
+        render_mode: handed to tasks that draw themselves, "rgb_array" for pictures without a display; the others ignore it.
+        workers: processes that step the copies of a ParallelEnv (vector.py); 0: this one.
         options: handed to the task.
 
     Raises:
         UnknownTask, MissingPackage, UnsupportedTask, ContractBroken: see errors.py.
-        ValueError: an option the task does not have.
+        ValueError: an option the task does not have; workers for a task that cannot be stepped in other processes.
     """
-    from . import packages
+    from . import own, packages
 
     shared: dict[str, Any] = {"team_reward": team_reward, "time_limit": time_limit}
+    if workers:
+        from .vector import put_to_work
+
+        return put_to_work(make(task, render_mode=render_mode, **shared, **options), task, {**shared, **options}, workers)
     if callable(task):
-        return packages.make_own(task, getattr(task, "__name__", type(task).__name__), **shared, **options)
+        return own.make_own(task, getattr(task, "__name__", type(task).__name__), render_mode=render_mode, **shared, **options)
     task = resolve(task)
     if ":" in task:
-        return packages.make_own(packages.load_function(task), task, **shared, **options)
+        return own.make_own(own.load_function(task), task, render_mode=render_mode, **shared, **options)
     space, _, name = task.partition("/")
     if space == "native":
         return _make_native(task, {**options, **{key: value for key, value in shared.items() if value is not None}})
     if space == "mpe":
-        return packages.make_mpe(name, **shared, **options)
+        return packages.make_mpe(name, render_mode=render_mode, **shared, **options)
     if space == "lbf":
         return packages.make_lbf(name, **shared, **options)
-    return packages.make_pettingzoo(task, **shared, **options)
+    if space == "rware":
+        return packages.make_rware(name, **shared, **options)
+    return packages.make_pettingzoo(task, render_mode=render_mode, **shared, **options)
 
 
 def _make_native(task: str, options: dict[str, Any]) -> Any:

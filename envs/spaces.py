@@ -32,6 +32,13 @@ class ObsPlan:
     one_hot_from: int | None = None
     """The first value of a Discrete observation, None for any other."""
 
+    @property
+    def image(self) -> tuple[int, ...] | None:
+        """(height, width, channels) of an array with three axes, and of bytes with two; None for any other."""
+        if len(self.shape) == 3:
+            return self.shape
+        return (*self.shape, 1) if len(self.shape) == 2 and self.is_image else None
+
     def write(self, value: Any, row: np.ndarray) -> None:
         """Put `value` into the zeroed `row`; ContractBroken where its shape or range is not the space's."""
         value = np.asarray(value)

@@ -24,7 +24,7 @@ from .randomness import RESET, Clock, split, uniform
 ACTION_NAMES = ("noop", "left", "right", "down", "up")
 _DIRECTIONS = torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=torch.float64)
 _TIME_STEP, _DAMPING, _SENSITIVITY = 0.1, 0.25, 5.0
-_CONTACT_FORCE, _CONTACT_MARGIN, _CONTACT_DISTANCE = 100.0, 1e-3, 0.3
+_CONTACT_FORCE, _CONTACT_MARGIN, CONTACT_DISTANCE = 100.0, 1e-3, 0.3
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def contact_force(position: Float[Tensor, "env agent 2"]) -> Float[Tensor, "env 
     """The soft repulsion on each agent by all others (two agents at the very same point: none, where the reference has NaN)."""
     apart = position.unsqueeze(2) - position.unsqueeze(1)
     distance = length(apart)
-    depth = (_CONTACT_DISTANCE - distance) / _CONTACT_MARGIN
+    depth = (CONTACT_DISTANCE - distance) / _CONTACT_MARGIN
     # log(1 + e^x) spelled out: torch's logaddexp and softplus round differently in the last entries of a batch.
     softened = depth.abs().neg_().exp_().log1p_() + depth.clamp_min_(0.0)
     push = softened.mul_(_CONTACT_FORCE * _CONTACT_MARGIN) / distance.clamp_min_(1e-300)
@@ -111,7 +111,7 @@ class Spread(NativeEnv[SpreadTask]):
         n = self.spec.num_agents
         distance = length(torch.cat((landmark, position), 1).unsqueeze(1) - position.unsqueeze(2))  # (env, agent, landmarks then agents)
         uncovered = distance[..., :n].amin(1).sum(-1, keepdim=True)
-        collisions = (distance[..., n:] < _CONTACT_DISTANCE).sum(-1) - 1  # an agent does not collide with itself
+        collisions = (distance[..., n:] < CONTACT_DISTANCE).sum(-1) - 1  # an agent does not collide with itself
         return (self.local_ratio - 1.0) * uncovered - self.local_ratio * collisions
 
     def observe(self, task: SpreadTask) -> View:

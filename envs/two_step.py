@@ -18,7 +18,7 @@ from .base import TeamSpec, View
 from .native import NativeEnv, Outcome
 from .randomness import Clock
 
-_PAYOFF = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[7.0, 7.0], [7.0, 7.0]], [[0.0, 1.0], [1.0, 8.0]]])  # (place, first, second)
+PAYOFF = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[7.0, 7.0], [7.0, 7.0]], [[0.0, 1.0], [1.0, 8.0]]])  # (place, first, second)
 _PLACES = ("state_1", "state_2A", "state_2B")
 
 
@@ -53,7 +53,7 @@ class TwoStep(NativeEnv[TwoStepTask]):
     def advance(self, task: TwoStepTask, action: Int[Tensor, "env agent"], clock: Clock) -> tuple[TwoStepTask, Outcome]:
         first, second = action.unbind(1)
         ended = task.place > 0
-        reward = _PAYOFF.to(action.device)[task.place, first, second]
+        reward = PAYOFF.to(action.device)[task.place, first, second]
         outcome = Outcome(reward=reward, agent_reward=None, terminated=ended, truncated=torch.zeros_like(ended))
         return TwoStepTask(torch.where(ended, task.place, first + 1)), outcome
 

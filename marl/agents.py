@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ..envs.base import TeamSpec
 from .config import NetworkConfig
+from .encoders import ImageEncoder, image_shape
 
 
 class AgentLinear(nn.Module):
@@ -86,12 +88,14 @@ class GRUCell(nn.Module):
 class UtilityNetwork(nn.Module):
     """q_i(o_i, .) for all agents at once; agent i's row depends on agent i's observation and memory only."""
 
-    def __init__(self, config: NetworkConfig, *, num_agents: int, obs_dim: int, num_actions: int):
+    def __init__(self, config: NetworkConfig, *, num_agents: int, obs_dim: int, num_actions: int, obs_shape: tuple[int, ...] | None = None):
+        """`obs_shape` (height, width, channels): the observations are images and go through a convolutional encoder first."""
         super().__init__()
         hidden, share = config.hidden, config.share
         self.num_agents = num_agents
         self.memory_dim = hidden if config.kind == "gru" else 0
-        self.first = FirstLayer(num_agents, obs_dim, hidden, share=share)
+        self.encoder = None if obs_shape is None else ImageEncoder(num_agents, obs_shape, share=share)
+        self.first = FirstLayer(num_agents, obs_dim if self.encoder is None else self.encoder.features, hidden, share=share)
         depth = config.layers if config.kind == "mlp" else 1
         self.layers = nn.ModuleList(AgentLinear(num_agents, hidden, hidden, share=share) for _ in range(depth - 1))
         norms = (AgentNorm(num_agents, hidden, share=share) if config.layer_norm else nn.Identity() for _ in range(depth))
@@ -102,6 +106,8 @@ class UtilityNetwork(nn.Module):
     def features(self, obs: Tensor) -> Tensor:
         """What one observation says, before any memory."""
         x = obs.to(torch.float32) / 255 if obs.dtype == torch.uint8 else obs
+        if self.encoder is not None:
+            x = self.encoder(x)
         x = F.relu(self.norms[0](self.first(x)))
         for layer, norm in zip(self.layers, self.norms[1:], strict=True):
             x = F.relu(norm(layer(x)))
@@ -145,3 +151,10 @@ class UtilityNetwork(nn.Module):
             memory = self.cell.step(projected[t], memory * keep[t])
             memories.append(memory)
         return torch.stack(memories)
+
+
+def utility_network(config: NetworkConfig, spec: TeamSpec) -> UtilityNetwork:
+    """The network for a task: as wide as its observations and actions, with an encoder where its observations are images."""
+    return UtilityNetwork(
+        config, num_agents=spec.num_agents, obs_dim=spec.obs_dim, num_actions=spec.num_actions, obs_shape=image_shape(config, spec)
+    )

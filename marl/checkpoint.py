@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .errors import CheckpointDamaged, CheckpointIncompatible, DiskError, RunNotFound
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.json"
 
 

@@ -26,6 +26,7 @@ from .cli_options import (
     parse_numbers,
 )
 from .cli_output import Screen
+from .cli_play import play
 from .errors import ConfigError
 
 
@@ -45,7 +46,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(evaluate_run, name="eval")
-for part in (credit, lazy, envs, algos, config_app, doctor):
+for part in (play, credit, lazy, envs, algos, config_app, doctor):
     app.command(part)
 
 
@@ -145,7 +146,7 @@ def train(
 
 
 @app.command
-def resume(run: str, /, *, steps: str | None = None, common: CommonOptions = NO_COMMON, screen: Output) -> int:
+def resume(run: str, /, *, steps: str | None = None, workers: int | None = None, common: CommonOptions = NO_COMMON, screen: Output) -> int:
     """Go on with a run as if it had never stopped.
 
     From RUN@ENV_STEPS it goes on there, and the checkpoints after it are dropped. A new total of env steps stretches the
@@ -157,6 +158,8 @@ def resume(run: str, /, *, steps: str | None = None, common: CommonOptions = NO_
         Run folder, name, or last.
     steps
         A new total of env steps, or +200k more.
+    workers
+        Another number of worker processes; 0: step in this process. It changes no number.
     """
     from .cli_train import conclude, set_threads, watch
 
@@ -165,7 +168,7 @@ def resume(run: str, /, *, steps: str | None = None, common: CommonOptions = NO_
     from .run import resume as go_on
 
     opened = load(run)
-    finished, final = watch(screen, lambda on_event, stop: go_on(opened, steps=steps, on_event=on_event, stop_signal=stop))
+    finished, final = watch(screen, lambda on_event, stop: go_on(opened, steps=steps, workers=workers, on_event=on_event, stop_signal=stop))
     conclude(screen, finished, final)
     return OK
 

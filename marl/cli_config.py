@@ -14,12 +14,12 @@ EXAMPLE_TASK = "native/spread"
 
 def of_options(flags: Mapping[str, Any], preset: str | None, file: Path | None) -> Resolved:
     """What `marl train` would use."""
-    from .presets import NO_PRESET
-    from .presets import preset as find_preset
+    from .presets import NO_PRESET, preset_layers
     from .resolve import read_environment, read_file
     from .run import configure
 
-    layers = [{} if preset is None else find_preset(preset), {} if file is None else read_file(file), read_environment(), flags]
+    presets = [] if preset is None else [layer for _, layer in preset_layers(preset)]
+    layers = [*presets, {} if file is None else read_file(file), read_environment(), flags]
     if any("task" in flatten_mapping(layer) for layer in layers):
         return configure(preset=preset, file=file, options=flags)
     resolved = configure(preset=preset or NO_PRESET, file=file, options={**flags, "task": EXAMPLE_TASK})

@@ -1,7 +1,7 @@
 """From an exception to an exit code, a kind for programs, and one sentence for people.
 
 0 ok · 1 the answer is no · 2 usage, configuration, unknown task · 3 run or checkpoint missing or damaged
-4 a package or the disk is missing · 70 internal error · 130, 143 stopped by Ctrl-C or SIGTERM, after saving
+4 a package, the disk or a worker process is missing · 70 internal error · 130, 143 stopped by Ctrl-C or SIGTERM, after saving
 """
 
 import os
@@ -14,13 +14,27 @@ from types import TracebackType
 
 from cyclopts import CycloptsError
 
-from ..envs.errors import ContractBroken, MissingPackage, UnknownTask, UnsupportedTask
+from ..envs.errors import ContractBroken, MissingPackage, UnknownTask, UnsupportedTask, WorkerDied
 from .cli_output import Screen, Writer, to_json
 from .errors import UserError
 
 OK, NO, USAGE, MISSING, INTERNAL = 0, 1, 2, 4, 70
 _PACKAGE = Path(__file__).resolve().parents[1]
-_CALLERS_OF_TASKS = {_PACKAGE / "envs" / name for name in ("live.py", "layout.py", "packages.py", "check_parallel.py", "pettingzoo.py")}
+_CALLERS_OF_TASKS = {
+    _PACKAGE / "envs" / name
+    for name in (
+        "live.py",
+        "layout.py",
+        "packages.py",
+        "own.py",
+        "images.py",
+        "check_parallel.py",
+        "pettingzoo.py",
+        "crew.py",
+        "look.py",
+        "markers.py",
+    )
+}
 """Where other people's code is called: what raises below these is theirs."""
 
 
@@ -40,7 +54,7 @@ def explain(error: BaseException) -> Failure | None:
         return Failure(USAGE, "usage", _usage_message(error), _usage_remedy(error))
     if isinstance(error, UserError):
         return Failure(error.exit, error.kind, str(error), error.remedy)
-    if isinstance(error, MissingPackage):
+    if isinstance(error, MissingPackage | WorkerDied):
         return Failure(MISSING, error.kind, str(error), error.remedy)
     if isinstance(error, UnknownTask | UnsupportedTask | ContractBroken):
         return Failure(USAGE, error.kind, str(error), error.remedy)
@@ -110,15 +124,21 @@ def _as_printed(failure: Failure, error: BaseException) -> str:
     return f"error: {failure.message}" if holds_remedy else sentence(failure)
 
 
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where it came from; for what was raised in a worker process (envs/worker.py), where it came from there."""
+    there = getattr(error, "frames_in_worker", None)
+    return list(traceback.extract_tb(error.__traceback__)) if there is None else [traceback.FrameSummary(*frame) for frame in there]
+
+
 def _raised_here(error: BaseException) -> bool:
     """Whether the line that raised is ours (a rule for users), not a library's (our mistake, or a task's)."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = _frames(error)
     return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(_PACKAGE)
 
 
 def _place_in_task(error: BaseException) -> str | None:
     """Where the code of a task raised, called by our adapter: " (file.py, line 3, in step)"; None for a mistake of our own."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = _frames(error)
     ours = [position for position, frame in enumerate(frames) if Path(frame.filename).resolve().is_relative_to(_PACKAGE)]
     if not ours or ours[-1] == len(frames) - 1 or Path(frames[ours[-1]].filename).resolve() not in _CALLERS_OF_TASKS:
         return None

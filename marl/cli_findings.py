@@ -1,9 +1,11 @@
 """Evaluations, credit and verdicts as JSON (keys that stay, pinned by a test) and as tables for people."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .cli_critic import critic_document, critic_text
 from .cli_output import number, table, to_json, with_interval
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ def evaluation_text(document: Mapping[str, Any]) -> str:
     """`marl eval`."""
     outcome = document["return"]
     lines = [
-        f"return  {with_interval(outcome['mean'], outcome['interval'])} per episode: mean of {document['episodes']} greedy episodes"
+        f"return  {with_interval(outcome['mean'], outcome['interval'])} per episode: mean of {document['episodes']} episodes"
         + ("" if outcome["interval"] is None else " and its 95% interval (episodes were resampled)")
     ]
     if document["agent_return"] is not None:
@@ -39,7 +41,9 @@ def evaluation_text(document: Mapping[str, Any]) -> str:
 
 
 def estimate_document(run: "Run", method: str, credit: "Credit") -> dict[str, Any]:
-    """One entry of `estimates` in `marl credit --json`."""
+    """One entry of `estimates` in `marl credit --json`; of a critic's, with what is to be thought of that critic."""
+    from .critic_credit import CriticCredit
+
     values = credit.value.tolist()
     no_interval = credit.low is None or credit.high is None
     intervals = [None] * len(values) if no_interval else list(zip(credit.low.tolist(), credit.high.tolist(), strict=True))  # pyright: ignore[reportOptionalMemberAccess]
@@ -50,7 +54,7 @@ def estimate_document(run: "Run", method: str, credit: "Credit") -> dict[str, An
         "unit": credit.unit,
         "env_steps": run.env_steps,
         "agents": {
-            name: {"value": value, "interval": interval}
+            name: {"value": value, "interval": None if interval is None or math.isnan(interval[0]) else interval}
             for name, value, interval in zip(run.env.spec.agents, values, intervals, strict=True)
         },
         "estimator": credit.method,
@@ -59,23 +63,26 @@ def estimate_document(run: "Run", method: str, credit: "Credit") -> dict[str, An
         "env_steps_played": credit.env_steps,
         "resampled": credit.resampled,
         "approximate": credit.approximate,
+        **(critic_document(run, credit) if isinstance(credit, CriticCredit) else {}),
     }
 
 
 def credit_text(run: "Run", estimates: Sequence[Mapping[str, Any]]) -> str:
     """`marl credit`: agents down, estimates across, and under it what each column says."""
     columns = [f"{item['method']} ({item['reference']})" for item in estimates]
-    rows = [
-        (name, *(with_interval(item["agents"][name]["value"], item["agents"][name]["interval"]) for item in estimates))
-        for name in run.env.spec.agents
-    ]
+    rows = [(name, *(_credit_cell(item["agents"][name]) for item in estimates)) for name in run.env.spec.agents]
     notes = [
-        f"{column}: {item['estimand']}; in {item['unit']}, from {item['episodes']} paired episodes. "
+        f"{column}: {item['estimand']}; in {item['unit']}, from {item['episodes']} {'' if 'reliable' in item else 'paired '}episodes. "
         f"In brackets the 95% interval ({item['resampled']})."
         for column, item in zip(columns, estimates, strict=True)
     ]
     title = f"credit of {run.name} at {run.env_steps:,} env steps: what each agent earns for the team"
-    return "\n".join([title, table(("agent", *columns), rows), *notes])
+    critics = [critic_text(item) for item in estimates if "reliable" in item]
+    return "\n".join([title, table(("agent", *columns), rows), *notes, *critics])
+
+
+def _credit_cell(entry: Mapping[str, Any]) -> str:
+    return "not measured" if math.isnan(entry["value"]) else with_interval(entry["value"], entry["interval"])
 
 
 def lazy_document(run: "Run", report: "LazyReport") -> dict[str, Any]:

@@ -18,7 +18,7 @@ def evaluate_run(
     common: CommonOptions = NO_COMMON,
     screen: Output,
 ) -> int:
-    """Play greedy episodes and report the team's return.
+    """Play episodes without exploration and report the team's return.
 
     Parameters
     ----------
@@ -56,6 +56,7 @@ def credit(
     reference: Annotated[tuple[Reference, ...] | None, Parameter(consume_multiple=True)] = None,
     episodes: int = 64,
     seed: int = 0,
+    forks: int | None = None,
     common: CommonOptions = NO_COMMON,
     screen: Output,
 ) -> int:
@@ -66,27 +67,34 @@ def credit(
     run
         Run folder, name, or last; @best or @ENV_STEPS picks a checkpoint.
     method
-        shapley: an agent's average contribution over all orders of joining; difference: what is lost without it alone.
+        shapley: an agent's average contribution over all orders of joining; difference: what is lost without it alone;
+        critic: what its single decisions are worth by the run's own critic (coma, or trained with --critic.kind mlp), and whether
+        that critic is to be believed.
     reference
         What an absent agent does: noop (nothing) or random. Default: noop where every agent can do nothing, else random.
     episodes
-        Episodes, each played once for every set of agents present.
+        Episodes, each played once for every set of agents present (critic: once).
     seed
-        Of the sampled orders (teams above five agents).
+        Of the sampled orders (teams above five agents), and of the forks.
+    forks
+        critic: single actions, per agent, that are replaced and played on to test the critic. Default: 64 on native tasks, else 0.
     """
     from .cli_train import set_threads
 
     set_threads(common.threads)
     from .cli_findings import credit_text, estimate_document, keep
-    from .inspection import default_references, measure_credit
+    from .inspection import check_credit, default_references, measure_credit
     from .run import load
 
     opened = load(run)
-    estimates = [
-        estimate_document(opened, one, measure_credit(opened, method=one, reference=other, episodes=episodes, seed=seed))
-        for other in reference or default_references(opened.env.spec)[:1]
-        for one in method
-    ]
+    references = reference or default_references(opened.env.spec)[:1]
+    check_credit(opened, method, references, episodes, forks)
+    estimates = []
+    for other in references:
+        for one in method:
+            of_critic = forks if one == "critic" else None
+            found = measure_credit(opened, method=one, reference=other, episodes=episodes, seed=seed, forks=of_critic)
+            estimates.append(estimate_document(opened, one, found))
     for estimate in estimates:
         name = f"{estimate['method']}-{estimate['reference']}"
         screen.say(f"stored {keep(opened, name, estimate)}")

@@ -13,14 +13,14 @@ import yaml
 from cyclopts import Group, Parameter
 
 from .errors import ConfigError
-from .resolve import option_defaults, option_help, option_types
+from .resolve import option_defaults, option_help, option_types, owners_of
 
 _BOOLEAN_WORDS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 RUN = Group("Run", sort_key=1)
 OUTPUT = Group("Output", sort_key=99)
 
 Reference = Literal["noop", "random"]
-Method = Literal["shapley", "difference"]
+Method = Literal["shapley", "difference", "critic"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,6 @@ def make_option_class() -> type:
     """A dataclass with one optional text per configuration key; the key's own last name is an alias where it is unique."""
     defaults, texts = option_defaults(), option_help()
     groups = {"": RUN}
-    leaves = [key.rpartition(".")[2] for key in option_types()]
     members = []
     for key, kind in option_types().items():
         if key == "task":
@@ -84,7 +83,7 @@ def make_option_class() -> type:
         section, _, leaf = key.rpartition(".")
         if section not in groups:
             groups[section] = Group(section.capitalize(), sort_key=1 + len(groups))
-        names = [f"--{key}"] if leaves.count(leaf) > 1 else list(dict.fromkeys([f"--{key}", f"--{leaf}"]))
+        names = list(dict.fromkeys([f"--{key}", f"--{leaf}"])) if owners_of(leaf, option_types()) == [key] else [f"--{key}"]
         parameter = Parameter(
             name=[_dashes(name) for name in names],
             help=texts[key] + _default(defaults[key]),
@@ -167,9 +166,9 @@ def parse_numbers(text: str, option: str) -> list[int]:
 
 def _switches() -> set[str]:
     """Every name of a yes-or-no key."""
-    leaves = [key.rpartition(".")[2] for key in option_types()]
-    keys = [key for key, kind in option_types().items() if kind is bool]
-    alone = [key.rpartition(".")[2] for key in keys if leaves.count(key.rpartition(".")[2]) == 1]
+    kinds = option_types()
+    keys = [key for key, kind in kinds.items() if kind is bool]
+    alone = [leaf for key in keys if owners_of(leaf := key.rpartition(".")[2], kinds) == [key]]
     return {_dashes(f"--{key}") for key in [*keys, *alone]}
 
 

@@ -116,7 +116,7 @@ class TrainView:
 
     def _on_evaluation(self, event: dict[str, Any]) -> None:
         self.shown["return"] = event["return"]
-        text = f"{with_interval(event['return'], event['interval'])} over {event['episodes']} greedy episodes"
+        text = f"{with_interval(event['return'], event['interval'])} over {event['episodes']} episodes"
         self.screen.log(f"evaluation at {event['env_steps']} env steps: {text}")
         if self.bar is None and not event["final"]:
             self._line()

@@ -49,7 +49,7 @@ def conclude(screen: Screen, run: "Run", final: dict[str, Any]) -> None:
 
     outcome = final["return"]
     screen.result(
-        f"final return  {with_interval(outcome['mean'], outcome['interval'])} per episode: mean of {outcome['episodes']} greedy "
+        f"final return  {with_interval(outcome['mean'], outcome['interval'])} per episode: mean of {outcome['episodes']} "
         f"episodes and its 95% interval (episodes were resampled)\nrun folder    {run.folder}"
     )
     best = find_checkpoint(run.folder, "best")

@@ -4,7 +4,7 @@ Nothing heavy is imported here, so that `marl --help` answers at once. Counts ar
 unless the name says otherwise.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -22,6 +22,8 @@ class NetworkConfig:
     """One set of weights with the agent's id as input; off: own weights per agent."""
     layer_norm: bool = True
     """Layer normalisation before each non-linearity (with sampling split, td_lambda and target none this is PQN, arXiv:2407.04811)."""
+    encoder: Literal["auto", "flat", "cnn"] = "auto"
+    """How observations enter: cnn sends images through three convolutions first; flat never; auto: cnn for images of bytes."""
 
     def __post_init__(self):
         _at_least("network.hidden", self.hidden, 1)
@@ -40,6 +42,50 @@ class MixerConfig:
     def __post_init__(self):
         _at_least("mixer.embed_dim", self.embed_dim, 1)
         _at_least("mixer.hyper_dim", self.hyper_dim, 1)
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """The counterfactual critic Q(s, u): coma learns from it, beside a value learner it evaluates the greedy team (for credit)."""
+
+    kind: Literal["auto", "none", "mlp", "gru"] = "auto"
+    """auto: mlp for coma, none for value learners; gru: recurrent (set replay.window above 1)."""
+    hidden: int = 128
+    """Width of every hidden layer."""
+    layers: int = 2
+    """Hidden layers after the teammates' actions came in."""
+    layer_norm: bool = True
+    """Layer normalisation before each non-linearity."""
+    target: Literal["one-step", "retrace", "tree-backup"] = "one-step"
+    """Returns the critic learns: one-step, or corrected multi-step ones inside a batch (split) or window (set it above 1)."""
+    trace_lambda: float = 0.8
+    """lambda of retrace and tree-backup."""
+    lr: float | None = None
+    """Learning rate; unset: learner.lr. It decays as the agents' does (learner.lr_decay)."""
+
+    def __post_init__(self):
+        _at_least("critic.hidden", self.hidden, 1)
+        _at_least("critic.layers", self.layers, 1)
+        _within("critic.trace_lambda", self.trace_lambda, 0, 1)
+        if self.lr is not None and self.lr <= 0:
+            raise ValueError(f"critic.lr {self.lr} must be above 0")
+
+
+@dataclass(frozen=True)
+class ComaConfig:
+    """How coma's policies learn from the critic (coma only)."""
+
+    actions: Literal["stored", "resampled"] = "stored"
+    """stored: the actions taken, with the joint ratio pi/mu (with sampling split: COMA itself); resampled: drawn afresh, no ratio."""
+    entropy: float = 0.01
+    """Weight of the policies' entropy, in units of reward."""
+    ess_floor: float = 0.1
+    """Least effective sample size of stored actions, as a share of the samples; below it training stops and says so."""
+
+    def __post_init__(self):
+        if self.entropy < 0:
+            raise ValueError(f"coma.entropy {self.entropy} must be at least 0")
+        _within("coma.ess_floor", self.ess_floor, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -184,7 +230,10 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Greedy evaluation on seeds of its own, one episode per seed."""
+    """Evaluation without exploration on seeds of its own, one episode per seed."""
+
+    policy: Literal["auto", "greedy", "sampled"] = "auto"
+    """greedy: the best action; sampled: drawn from the policies, as they were trained (coma only); auto: sampled for coma, else greedy."""
 
     every: int = 0
     """Env steps between two evaluations; 0: a twentieth of the run."""
@@ -231,10 +280,14 @@ class Config:
     """Truncate episodes after this many env steps (for tasks that report their own limit as a termination)."""
     members: tuple[str, ...] = ()
     """Planted members, NAME=POLICY (noop, random, or a scripted policy of the task): they act so and do not learn."""
+    workers: int = 0
+    """Processes that step the copies of a Python environment (MPE2, PettingZoo, your own); 0: in this process. Changes no number."""
     env: dict[str, Any] = field(default_factory=dict)
     """Options of the task itself (--env.NAME VALUE)."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     mixer: MixerConfig = field(default_factory=MixerConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    coma: ComaConfig = field(default_factory=ComaConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -243,18 +296,53 @@ class Config:
 
     def __post_init__(self):
         _at_least("steps", self.steps, 0)
+        _at_least("workers", self.workers, 0)
         recurrent, replay, learner = self.network.kind == "gru", self.replay, self.learner
         if recurrent and replay.window == 1:
             raise ValueError(
                 "network.kind gru needs replay.window above 1: a recurrent agent learns from consecutive steps (for example --window 8)"
             )
-        if replay.burn_in and not recurrent:
+        if replay.burn_in and not recurrent and self.critic.kind != "gru":
             raise ValueError(f"replay.burn_in {replay.burn_in} needs network.kind gru: an mlp has no memory to rebuild")
+        self._check_critic()
+        if self.acts == "sampled" and self.algo != "coma":
+            raise ValueError(f"evaluation.policy sampled needs coma: the utilities of {self.algo} are values, not policies; use greedy")
         if (replay.sampling == "uniform" or recurrent) and replay.window < max(learner.n_step, 2 if learner.td_lambda > 0 else 1):
             raise ValueError(
                 f"replay.window {replay.window} is too short for learner.n_step {learner.n_step} and td_lambda {learner.td_lambda}: "
                 "uniform samples and recurrent agents compute returns inside their window; raise replay.window"
                 + ("" if recurrent else " or use sampling split")
+            )
+
+    @property
+    def acts(self) -> Literal["greedy", "sampled"]:
+        """How the trained team acts when it is evaluated or looked at."""
+        if self.evaluation.policy == "auto":
+            return "sampled" if self.algo == "coma" else "greedy"
+        return self.evaluation.policy
+
+    @property
+    def critic_lr(self) -> float:
+        """The critic's learning rate: its own, or the agents'."""
+        return self.learner.lr if self.critic.lr is None else self.critic.lr
+
+    @property
+    def own_critic(self) -> CriticConfig:
+        """The critic's options with `auto` decided."""
+        auto = "mlp" if self.algo == "coma" else "none"
+        return replace(self.critic, kind=auto) if self.critic.kind == "auto" else self.critic
+
+    def _check_critic(self) -> None:
+        critic, window = self.own_critic, self.replay.window
+        if self.algo == "coma" and critic.kind == "none":
+            raise ValueError("coma learns from its critic: critic.kind none is for value learners; use mlp or gru")
+        if critic.kind == "gru" and window == 1:
+            raise ValueError("critic.kind gru needs replay.window above 1: a recurrent critic learns from consecutive steps (--window 8)")
+        windows = self.replay.sampling == "uniform" or "gru" in (critic.kind, self.network.kind)
+        if critic.kind != "none" and critic.target != "one-step" and windows and window == 1:
+            raise ValueError(
+                f"critic.target {critic.target} needs replay.window above 1: uniform samples and recurrent networks compute returns inside "
+                "their window (--window 8), or use --critic.target one-step"
             )
 
 

@@ -55,6 +55,13 @@ class DiskError(UserError):
     kind = "disk"
 
 
+class BlankFrame(UserError):
+    """An environment rendered a frame of one single colour: its renderer has nothing to draw with."""
+
+    exit = 4
+    kind = "blank-frame"
+
+
 class Diverged(UserError):
     """A gradient that is NaN or infinite: the weights after it are no numbers any more, so nothing is saved of them."""
 
@@ -65,6 +72,32 @@ class Diverged(UserError):
             f"training diverged before env step {env_steps}: a gradient is not finite; the checkpoints before are sound",
             remedy="train again with a lower --learner.lr, or with --learner.standardise-rewards",
         )
+
+
+class TooFarOffPolicy(UserError):
+    """Importance sampling of stored joint actions rests on too few of them."""
+
+    kind = "off-policy"
+
+    def __init__(self, share: float, floor: float, env_steps: int):
+        super().__init__(
+            f"coma.actions stored: the effective sample size is {share:.1%} of the samples learned from up to env step {env_steps}, below "
+            f"coma.ess_floor {floor:g}: the stored joint actions come from policies too far from the current ones",
+            remedy="--coma.actions resampled (needs no ratio), --sampling split (fresh batches), a smaller --replay.capacity, "
+            "a lower --learner.lr, or a lower --coma.ess-floor",
+        )
+
+
+class WorkerLost(UserError):
+    """A worker process died in training, and the last whole round was saved."""
+
+    exit = 4
+    kind = "worker-died"
+
+    def __init__(self, died: Exception, why: str, *, env_steps: int, folder: str):
+        """`died`: the sentence that names the worker; `why`: what may be done about it."""
+        remedy = f"marl resume {folder}"
+        super().__init__(f"{died} ({why}). Saved at {env_steps} env steps. Go on with: {remedy}", remedy=remedy)
 
 
 class Interrupted(UserError):

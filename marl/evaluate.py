@@ -1,4 +1,4 @@
-"""Greedy evaluation: one episode per seed, the team as it would be deployed.
+"""Evaluation: one episode per seed, the team as it would be deployed, without exploration.
 
 Two calls with the same seeds are paired: the same initial states and the same random numbers, whoever acts.
 """
@@ -15,7 +15,7 @@ from ..envs.base import TeamEnv
 from ..envs.native import NativeEnv
 from ..envs.randomness import Clock
 from .errors import ConfigError
-from .policies import Override, Team, greedy_team, override
+from .policies import Override, Team, override, team_action
 from .stats import Estimate, bootstrap_mean
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def copies_at_once(env: TeamEnv) -> int:
 
 @torch.no_grad()
 def play(env: TeamEnv, team: Team, seeds: Int[Tensor, " episode"], overrides: Sequence[Override] = ()) -> Episodes:
-    """One greedy episode per seed; `overrides` stand in for agents (their masks: (agent,) or (episode, agent))."""
+    """One episode per seed without exploration; `overrides` stand in for agents (their masks: (agent,) or (episode, agent))."""
     size = copies_at_once(env)
     parts = []
     for start in range(0, len(seeds), size):
@@ -92,7 +92,7 @@ def _play_together(env: TeamEnv, team: Team, seeds: Tensor, overrides: Sequence[
     agent_returns, active, choices = (torch.zeros(len(seeds), spec.num_agents, dtype=torch.float64) for _ in range(3))
     running, env_steps, per_agent = torch.ones(len(seeds), dtype=torch.bool), 0, False
     while running.any():
-        action, memory = greedy_team(team, view, memory, clock)
+        action, memory = team_action(team, view, memory, clock)
         action = override(action, overrides, view, clock)
         has_choice = (view.available.sum(-1) > 1) & view.alive & running.unsqueeze(-1)
         choices += has_choice
@@ -132,7 +132,7 @@ def summarise(episodes: Episodes, agents: Sequence[str]) -> Evaluation:
 
 
 def evaluate(run: "Run | str", *, episodes: int = 100, seeds: Sequence[int] | None = None, on: str | None = None) -> Evaluation:
-    """Play `episodes` greedy episodes of a run's team (or one per seed given) and summarise them.
+    """Play `episodes` episodes of a run's team (or one per seed given) and summarise them.
 
     `on` names another task to play on, with the run's own task options: a team trained on native/foraging-8x8-2p-3f
     can be played on lbf/8x8-2p-3f. Raises ConfigError when observations, actions or agents do not fit.
@@ -142,7 +142,7 @@ def evaluate(run: "Run | str", *, episodes: int = 100, seeds: Sequence[int] | No
     if episodes < 1:
         raise ConfigError(f"--episodes {episodes} must be at least 1")
     run = open_run(run)
-    env = run.env if on is None else make_env(replace(run.config, task=on))
+    env = run.env if on is None else make_env(replace(run.config, task=on, workers=0))
     for name in ("agents", "num_actions", "obs_dim"):
         mine, there = getattr(run.env.spec, name), getattr(env.spec, name)
         if mine != there:

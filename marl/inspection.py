@@ -19,6 +19,8 @@ from ..credit.margin import Margin, measure_margin
 from ..credit.shapley import shapley
 from ..credit.verdict import Verdict
 from ..envs.base import TeamEnv, TeamSpec
+from .critic_credit import measure_critic_credit
+from .critic_episodes import valued_team
 from .errors import ConfigError
 from .evaluate import CREDIT_SEEDS, LAZY_SEEDS, MARGIN_SEEDS, Episodes, play, seeds_from
 from .policies import Override, Policy, Team, make_policy
@@ -27,6 +29,7 @@ from .run import Run, open_run
 METHODS: dict[str, str] = {
     "difference": "leave-one-out: what the team loses when one agent alone follows the reference",
     "shapley": "Shapley value: an agent's average contribution over all orders of joining the team",
+    "critic": "what single decisions are worth by the run's own critic, with that critic's calibration (no agent is ever replaced)",
 }
 """Methods of `measure_credit`, one line each."""
 REFERENCES: dict[str, str] = {"noop": "the action that does nothing", "random": "uniform over the available actions"}
@@ -52,12 +55,12 @@ def default_references(spec: TeamSpec) -> tuple[str, ...]:
     return ("noop", "random") if has_noop else ("random",)
 
 
-def reference_policy(name: str, spec: TeamSpec) -> Policy:
-    """A reference by name; ConfigError lists what there is."""
+def reference_policy(name: str, spec: TeamSpec, agents: Bool[Tensor, " agent"] | None = None) -> Policy:
+    """A reference by name, for `agents` (default: all); ConfigError lists what there is."""
     if name not in REFERENCES:
         raise ConfigError(f'no reference "{name}": use one of {", ".join(REFERENCES)}')
     try:
-        return make_policy(name, spec, {})
+        return make_policy(name, spec, {}, agents)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -76,23 +79,46 @@ def episode_game(env: TeamEnv, team: Team, reference: str, *, first_seed: int = 
     return EpisodeGame(simulate, spec.num_agents)
 
 
-def measure_credit(run: Run | str, *, method: str = "shapley", reference: str | None = None, episodes: int = 64, seed: int = 0) -> Credit:
-    """Each agent's credit with 95% intervals, in units of undiscounted team return.
+def check_credit(run: Run, methods: Sequence[str], references: Sequence[str], episodes: int, forks: int | None = None) -> None:
+    """ConfigError for what cannot be measured on this run, before anything is played."""
+    for method in methods:
+        if method not in METHODS:
+            raise ConfigError(f'no credit method "{method}": use one of {", ".join(METHODS)}')
+    if episodes < 2:
+        raise ConfigError(f"--episodes {episodes} gives no interval: use at least 2 (64 is a good start)")
+    if forks is not None and (forks < 0 or "critic" not in methods):
+        wrong = "must be at least 0" if forks < 0 else f"needs --method critic: {', '.join(methods)} replace agents for whole episodes"
+        raise ConfigError(f"--forks {forks} {wrong}")
+    learns = None
+    if "critic" in methods:
+        valued_team(run)
+        learns = run.team.learns(run.env.spec.num_agents)
+    for name in references:
+        reference_policy(name, run.env.spec, learns if set(methods) == {"critic"} else None)
+
+
+def measure_credit(
+    run: Run | str, *, method: str = "shapley", reference: str | None = None, episodes: int = 64, seed: int = 0, forks: int | None = None
+) -> Credit:
+    """Each agent's credit with 95% intervals.
+
+    In units of undiscounted team return; from the critic, of discounted team return per decision (a `CriticCredit`, which also says
+    whether that critic is to be believed).
 
     Args:
         run: a run, its folder or its name.
-        method: shapley (exact up to five agents, position-balanced sampling above) or difference.
+        method: shapley (exact up to five agents, position-balanced sampling above), difference or critic.
         reference: noop or random; default: noop where every agent has one.
         episodes: paired episodes.
-        seed: of the sampled orders (teams above five).
+        seed: of the sampled orders (teams above five), and of the forks.
+        forks: critic only: actions per agent that are replaced and played on; default: some on native tasks, else none.
     """
     run = open_run(run)
-    if method not in METHODS:
-        raise ConfigError(f'no credit method "{method}": use one of {", ".join(METHODS)}')
-    if episodes < 2:
-        raise ConfigError(f"--episodes {episodes} gives no interval: use at least 2 (64 is a good start)")
     spec = run.env.spec
     name = reference or default_references(spec)[0]
+    check_credit(run, [method], [name], episodes, forks)
+    if method == "critic":
+        return measure_critic_credit(run, reference=name, episodes=episodes, forks=forks, seed=seed)
     game = episode_game(run.env, run.team, name)
     bound = None if spec.return_range is None else spec.return_range[1] - spec.return_range[0]
     if method == "difference":

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from .config import LearnerConfig
 
 
-def make_optimiser(config: LearnerConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam (fused: the fastest on a CPU) or rectified Adam (arXiv:1908.03265)."""
+def make_optimiser(config: LearnerConfig, parameters: list[nn.Parameter], *, lr: float) -> torch.optim.Optimizer:
+    """Adam (fused: the fastest on a CPU) or rectified Adam (arXiv:1908.03265); each group remembers its `initial_lr`."""
+    groups = [{"params": parameters, "initial_lr": lr}]
     if config.optimiser == "radam":
-        return torch.optim.RAdam(parameters, lr=config.lr, foreach=True)
-    return torch.optim.Adam(parameters, lr=config.lr, fused=True)
+        return torch.optim.RAdam(groups, lr=lr, foreach=True)
+    return torch.optim.Adam(groups, lr=lr, fused=True)
 
 
 def dump_optimiser(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

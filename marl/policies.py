@@ -13,10 +13,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..envs.base import TeamSpec, View
-from ..envs.randomness import POLICY, Clock
+from ..envs.randomness import EXPLORE, POLICY, Clock
 from .agents import UtilityNetwork
 from .errors import suggest
-from .exploration import greedy, uniform_policy
+from .exploration import greedy, softmax_epsilon, uniform_policy
 
 Policy = Callable[[View, Clock], Int[Tensor, "env agent"]]
 """A memoryless policy of all agents at once."""
@@ -92,6 +92,8 @@ class Team:
     """Planted members, by (agent,) masks."""
     planted: dict[str, str] = field(default_factory=dict)
     """agent name -> policy name, for people."""
+    sampled: bool = False
+    """True: the agents' outputs are logits and their policies are drawn from; False: utilities, of which the best is taken."""
 
     def learns(self, num_agents: int) -> Bool[Tensor, " agent"]:
         """True for the agents whose utility acts."""
@@ -108,11 +110,12 @@ def override(action: Int[Tensor, "env agent"], overrides: Sequence[Override], vi
     return action
 
 
-def greedy_team(team: Team, view: View, memory: Tensor, clock: Clock) -> tuple[Int[Tensor, "env agent"], Tensor]:
-    """The team's greedy joint action, planted members included, and the memory to carry on."""
+def team_action(team: Team, view: View, memory: Tensor, clock: Clock) -> tuple[Int[Tensor, "env agent"], Tensor]:
+    """The joint action of the team as it is deployed, without exploration, planted members included, and the memory to carry on."""
     with torch.no_grad():
-        q, memory = team.utility(view.obs, memory)
-    return override(greedy(q, view.available), team.members, view, clock), memory
+        out, memory = team.utility(view.obs, memory)
+    action = softmax_epsilon(out, view.available, 0.0, clock.key(EXPLORE))[0] if team.sampled else greedy(out, view.available)
+    return override(action, team.members, view, clock), memory
 
 
 def parse_members(members: Sequence[str], spec: TeamSpec, scripted: dict[str, Scripted]) -> tuple[tuple[Override, ...], dict[str, str]]:

@@ -5,17 +5,17 @@ minibatch is one gather. Axes of the ring: (time slot, env copy, row); a window 
 slots of one copy. State is explicit: `Replay` is mutated by `add` only; drawing takes a `torch.Generator`.
 """
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..envs.base import TeamSpec
 from .config import ReplayConfig
 from .data import Minibatch, Rollout, tensor_fields
+from .memory import example_rollout, human_bytes, machine_memory, refuse_images, refuse_replay, time_slots
 
 Windows = tuple[Tensor, Tensor]
 """(logical start step, env copy) of each window; logical step 0 is the oldest stored one."""
@@ -33,12 +33,18 @@ class Field:
 
 
 class Layout:
-    """How a Rollout's fields lie in packed rows: 8-bit observations in a row of bytes, all else in a row of float32."""
+    """How a Rollout's fields lie in packed rows: 8-bit observations in a row of bytes, all else in a row of float32.
 
-    def __init__(self, example: Rollout):
+    With `state_is_obs` (see TeamSpec) states are not stored: they are put together again from the observations.
+    """
+
+    def __init__(self, example: Rollout, *, state_is_obs: bool = False):
+        self.state_is_obs = state_is_obs
         self.floats: list[Field] = []
         self.bytes: list[Field] = []
         named = {name: getattr(example, name) for name in tensor_fields()} | {f"extras.{k}": v for k, v in example.extras.items()}
+        if state_is_obs:
+            del named["state"], named["next_state"]
         widths = {"floats": 0, "bytes": 0}
         for name, value in named.items():
             kind = "bytes" if value.dtype == torch.uint8 else "floats"
@@ -71,8 +77,24 @@ class Layout:
                 part = rows[..., item.start : item.stop]
                 part = part.unflatten(-1, item.shape) if len(item.shape) > 1 else part if item.shape else part.squeeze(-1)
                 values[item.name] = part != 0 if item.dtype == torch.bool else part.to(item.dtype)
+        if self.state_is_obs:
+            values |= {"state": side_by_side(values["obs"]), "next_state": side_by_side(values["next_obs"])}
         extras = {name.removeprefix("extras."): values.pop(name) for name in list(values) if name.startswith("extras.")}
         return Rollout(**values, extras=extras)
+
+
+def side_by_side(obs: Tensor) -> Float[Tensor, "time env state"]:
+    """The state of a task whose state is its observations: (time, env, agent, obs) in one row, bytes scaled to [0, 1]."""
+    row = obs.flatten(2)
+    return row.to(torch.float32) / 255 if row.dtype == torch.uint8 else row
+
+
+def refuse_oversize(config: ReplayConfig, spec: TeamSpec, *, memory: int | None = None) -> None:
+    """ConfigError, before anything is allocated, where a replay of the task would not fit into `memory` (the machine's)."""
+    memory = machine_memory() if memory is None else memory
+    bytes_per_step = Layout(example_rollout(spec), state_is_obs=spec.state_is_obs).bytes_per_step
+    refuse_images(config, spec, bytes_per_step, memory)
+    refuse_replay(config, bytes_per_step, memory)
 
 
 def _get(rollout: Rollout, name: str) -> Tensor:
@@ -83,28 +105,24 @@ class Replay:
     """A ring of `slots` time steps by `num_envs` copies."""
 
     def __init__(
-        self, config: ReplayConfig, example: Rollout, *, memory_limit: int | None = None, announce: Callable[[str], None] | None = None
+        self,
+        config: ReplayConfig,
+        example: Rollout,
+        *,
+        state_is_obs: bool = False,
+        memory_limit: int | None = None,
+        announce: Callable[[str], None] | None = None,
     ):
-        """Allocates the ring; `example` is any rollout of the run (its lengths do not matter).
+        """Allocates the ring; `example` is any rollout of the run (its lengths do not matter), `state_is_obs` as in TeamSpec.
 
         `announce` is told the ring's size in words before it is allocated.
-        Raises ValueError, before anything is allocated, when the ring would not fit the machine's memory.
+        Raises ConfigError, before anything is allocated, when the ring would not fit the machine's memory.
         """
-        self.config, self.layout = config, Layout(example)
-        self.num_envs = config.num_envs
-        stored = config.capacity if config.sampling == "uniform" else config.num_envs * (config.rollout_steps + config.burn_in)
-        self.slots = max(stored // config.num_envs, config.rollout_steps)
+        self.config, self.layout = config, Layout(example, state_is_obs=state_is_obs)
+        self.num_envs, self.slots = config.num_envs, time_slots(config)
         self.footprint = self.slots * self.num_envs * self.layout.bytes_per_step
         limit = memory_limit if memory_limit is not None else machine_memory()
-        if self.footprint > limit:
-            fits = f"{limit // 2 // self.layout.bytes_per_step:,}"
-            remedy = f"replay.capacity to at most {fits}"
-            if config.sampling == "split":  # stores the fresh batch only, whatever the capacity
-                remedy = f"replay.rollout_steps or replay.num_envs to a batch of at most {fits}"
-            raise ValueError(
-                f"the replay would take {human_bytes(self.footprint)} ({self.slots * self.num_envs:,} joint transitions of "
-                f"{self.layout.bytes_per_step:,} bytes), this machine has {human_bytes(limit)}: lower {remedy}"
-            )
+        refuse_replay(config, self.layout.bytes_per_step, limit)
         if announce is not None:
             announce(
                 f"replay      {human_bytes(self.footprint)}: {self.slots * self.num_envs:,} joint transitions of "
@@ -148,17 +166,19 @@ class Replay:
         starts = torch.arange(self.count - config.rollout_steps, self.count, config.window)
         return starts.repeat_interleave(self.num_envs), torch.arange(self.num_envs).repeat(len(starts))
 
-    def split(self, generator: torch.Generator, per_step: Tensor | None = None) -> Iterator[tuple[Minibatch, Tensor | None]]:
+    def split(
+        self, generator: torch.Generator, per_step: Mapping[str, Tensor] | None = None
+    ) -> Iterator[tuple[Minibatch, dict[str, Tensor]]]:
         """One epoch: the newest batch's windows, shuffled and cut; every step exactly once.
 
-        `per_step` (time, env, ...) belongs to the batch's steps, and each minibatch comes with its part of it.
+        The tensors of `per_step` (time, env, ...) belong to the batch's steps; each minibatch comes with its part of them.
         """
         config = self.config
         start, copy = self.fresh_windows()
         inside = torch.arange(config.window).unsqueeze(-1) - (self.count - config.rollout_steps)
         for rows in cut(torch.randperm(len(start), generator=generator), config):
             minibatch = self.gather((start[rows], copy[rows]), window=config.window, burn_in=config.burn_in)
-            yield minibatch, None if per_step is None else per_step[start[rows] + inside, copy[rows]]
+            yield minibatch, {name: value[start[rows] + inside, copy[rows]] for name, value in (per_step or {}).items()}
 
     def uniform(self, generator: torch.Generator) -> Minibatch:
         """One minibatch of windows over all that is stored, with replacement, each start equally likely."""
@@ -215,22 +235,3 @@ def _before_the_first(steps: Rollout, missing: Tensor) -> Rollout:
     after_missing = torch.cat([torch.zeros_like(missing[:1]), missing[:-1]])
     values["episode_start"] = steps.episode_start | missing | after_missing
     return Rollout(**values, extras=steps.extras)
-
-
-def machine_memory() -> int:
-    """Bytes of memory this process may use: the machine's, or the container's limit where there is a lower one."""
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        if limit.exists() and (text := limit.read_text().strip()).isdigit():
-            physical = min(physical, int(text))
-    return physical
-
-
-def human_bytes(count: int) -> str:
-    """12.3 MB and the like."""
-    size = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -105,7 +105,7 @@ def canonical_key(raw: str, known: Mapping[str, Any], source: str) -> str:
     key = raw.replace("-", "_")
     if key in known or key.startswith("env."):
         return key
-    owners = [name for name in known if name.rpartition(".")[2] == key]
+    owners = owners_of(key, known)
     if len(owners) == 1:
         return owners[0]
     if owners:
@@ -113,6 +113,12 @@ def canonical_key(raw: str, known: Mapping[str, Any], source: str) -> str:
     close = difflib.get_close_matches(key, known, 1) or difflib.get_close_matches(key, [name.rpartition(".")[2] for name in known], 1)
     hint = f' Did you mean "{close[0]}"?' if close else ""
     raise ConfigError(f'{source}: unknown key "{raw}".{hint}', remedy="marl config show lists every key")
+
+
+def owners_of(name: str, known: Iterable[str]) -> list[str]:
+    """The dotted keys a bare name may stand for; the critic's are meant only where nothing else has the name."""
+    owners = [key for key in known if key.rpartition(".")[2] == name]
+    return [key for key in owners if not key.startswith("critic.")] or owners
 
 
 def flatten_mapping(layer: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

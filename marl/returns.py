@@ -63,3 +63,36 @@ def n_step_returns(
         longer[:-1] = torch.where(goes_on, reward[:-1] + gamma * target[1:], one_step[:-1])
         target = longer
     return target
+
+
+def trace_returns(
+    reward: Float[Tensor, "time *batch"],
+    next_value: Float[Tensor, "time *batch"],
+    taken: Float[Tensor, "time *batch"],
+    trace: Float[Tensor, "time *batch"],
+    terminated: Bool[Tensor, "time *batch"],
+    done: Bool[Tensor, "time *batch"],
+    valid: Bool[Tensor, "time *batch"],
+    *,
+    gamma: float,
+) -> Float[Tensor, "time *batch"]:
+    """Off-policy returns of the actions taken, corrected towards another policy pi (Munos et al., arXiv:1606.02647).
+
+        G_t = r_t + gamma (1 - terminated_t) [E_pi Q_{t+1} + c_{t+1} (G_{t+1} - Q_{t+1})]
+
+    with `next_value[t]` = E_pi Q of the view reached, `taken[t]` = Q of the action stored at t and `trace[t]` = c_t. The correction
+    is left out where the episode, the rows or the real steps end after t. c_t = lambda min(1, pi/mu) is Retrace, lambda pi tree-backup,
+    0 one-step; pi and mu are those of the *joint* action. The correction of a step uses that step's own action value: fed the exact Q
+    of pi it gives back the exact Q of pi, whatever actions were taken (in expectation over what follows).
+    """
+    target = reward + gamma * next_value.masked_fill(terminated, 0.0)
+    if len(reward) == 1:
+        return target
+    goes_on = ~done[:-1] & valid[1:]
+    following = target[-1]
+    out = [following]
+    for t in range(len(reward) - 2, -1, -1):
+        longer = target[t] + gamma * trace[t + 1] * (following - taken[t + 1])
+        following = torch.where(goes_on[t], longer, target[t])  # not a product: what must not count may be NaN
+        out.append(following)
+    return torch.stack(out[::-1])

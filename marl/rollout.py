@@ -14,7 +14,7 @@ from torch import Tensor
 from ..envs.base import TeamEnv, View
 from ..envs.randomness import EXPLORE, Clock
 from .data import Rollout
-from .exploration import epsilon_greedy
+from .exploration import Explore, epsilon_greedy
 from .policies import Team, override
 
 
@@ -60,9 +60,17 @@ def begin(env: TeamEnv, team: Team, seeds: Int[Tensor, " env"]) -> Carry:
 
 @torch.no_grad()
 def collect(
-    env: TeamEnv, carry: Carry, team: Team, *, epsilon: float, steps: int, policy_version: int = 0, actor: int = 0
+    env: TeamEnv,
+    carry: Carry,
+    team: Team,
+    *,
+    epsilon: float,
+    steps: int,
+    policy_version: int = 0,
+    actor: int = 0,
+    explore: Explore = epsilon_greedy,
 ) -> tuple[Rollout, Carry, Finished]:
-    """`steps` env steps in every copy under epsilon-greedy utilities; planted members act their own policy."""
+    """`steps` env steps in every copy, actions chosen by `explore` from the agents' outputs; planted members act their own policy."""
     num_agents = env.spec.num_agents
     learns = team.learns(num_agents)
     rows: dict[str, list[Tensor]] = {}
@@ -70,7 +78,7 @@ def collect(
     for _ in range(steps):
         view, clock = carry.view, carry.clock
         q, memory = team.utility(view.obs, carry.memory["utility"])
-        action, behaviour = epsilon_greedy(q, view.available, epsilon, clock.key(EXPLORE))
+        action, behaviour = explore(q, view.available, epsilon, clock.key(EXPLORE))
         action = override(action, team.members, view, clock)
         state, step, next_view = env.step(carry.state, action)
         done = step.terminated | step.truncated

@@ -1,7 +1,6 @@
 """A run: made, gone on with, opened again (folder.py knows how it lies on disk)."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,17 +13,17 @@ from ..envs.base import TeamEnv
 from ..envs.randomness import Clock
 from ..envs.registry import make
 from ..envs.registry import resolve as resolve_task
+from ..envs.vector import name_of
 from . import checkpoint as checkpoints
 from .checkpoint import Content
 from .config import Config
-from .errors import CheckpointIncompatible, ConfigError, Diverged, Interrupted
-from .evaluate import Evaluation
-from .folder import Event, Logbook, find_checkpoint, find_folder, new_folder, read_config, write_atomically, write_config
+from .errors import CheckpointIncompatible, ConfigError
+from .folder import Event, Logbook, find_checkpoint, find_folder, new_folder, read_config, write_config
 from .policies import Team, parse_members, random_policy
-from .presets import own_preset
-from .presets import preset as find_preset
+from .presets import own_presets, preset_layers
 from .resolve import Resolved, convert, merge, read_environment, read_file, resolve
-from .trainer import Trainer, load_networks, make_learner, mix_seed, scripted_policies
+from .rounds import Rounds
+from .trainer import RewardScale, Trainer, load_networks, make_learner, mix_seed, scripted_policies
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,24 @@ class Run:
         return make_env(self.config)
 
     @cached_property
+    def networks(self) -> Any:
+        """The networks as of the checkpoint, by name: utility, and mixer or critic where the run has one."""
+        networks = make_learner(self.config, self.env).make_networks(mix_seed(self.config.seed, 1))
+        load_networks(networks, checkpoints.read(self.checkpoint, ("networks",)))
+        return networks
+
+    @cached_property
     def team(self) -> Team:
         """The team as of the checkpoint."""
-        content = checkpoints.read(self.checkpoint, ("networks",))
-        networks: Any = make_learner(self.config, self.env).make_networks(mix_seed(self.config.seed, 1))
-        load_networks(networks, content)
         members, planted = parse_members(self.config.members, self.env.spec, scripted_policies(self.env))
-        return Team(utility=networks["utility"], members=members, planted=planted)
+        return Team(utility=self.networks["utility"], members=members, planted=planted, sampled=self.config.acts == "sampled")
+
+    @cached_property
+    def reward_scale(self) -> float:
+        """What rewards were divided by while learning: the unit of the networks' values, in raw reward."""
+        if not self.config.learner.standardise_rewards:
+            return 1.0
+        return RewardScale(**checkpoints.read(self.checkpoint, ()).meta["trainer"]["reward_scale"]).scale
 
     @property
     def env_steps(self) -> int:
@@ -61,7 +71,7 @@ class Run:
 def make_env(config: Config) -> TeamEnv:
     """The task a configuration names, with its options."""
     options = {name: value for name, value in (("team_reward", config.team_reward), ("time_limit", config.time_limit)) if value is not None}
-    return make(config.task, **options, **config.env)
+    return make(config.task, workers=config.workers, **options, **config.env)
 
 
 def configure(
@@ -73,14 +83,13 @@ def configure(
     if file is not None:
         layers.insert(0, (file.name, read_file(file)))
     if preset is not None:
-        layers.insert(0, (f"preset {preset}", find_preset(preset)))
+        layers = [*preset_layers(preset), *layers]
     values, sources = merge(layers)
     if preset is None and file is None and values["task"]:
-        own = own_preset(resolve_task(values["task"]))
-        brought = (f"preset {own} (this task's own)", find_preset(own))
-        there, _ = merge([brought])
+        brought = preset_layers(own_presets(resolve_task(values["task"]), values["algo"]), " (this task's own)")
+        there, _ = merge(brought)
         if all(values[key] == there[key] for key in sources if key.startswith(("learner.", "replay."))):
-            layers.insert(0, brought)
+            layers = [*brought, *layers]
     resolved = resolve(layers)
     return Resolved(replace(resolved.config, task=resolve_task(resolved.config.task)), resolved.sources)
 
@@ -112,11 +121,10 @@ def train(
 
 def task_name(maker: Callable[[], Any]) -> str:
     """module:function of a maker, by which another process finds it; ConfigError for one that has no such name."""
-    module, name = getattr(maker, "__module__", None), getattr(maker, "__qualname__", "<no name>")
-    if module in (None, "__main__") or not name.isidentifier():
-        remedy = 'put the maker into a module and pass it, or "module:function"'
-        raise ConfigError(f"{name} of {module} cannot be found again by another process", remedy=remedy)
-    return f"{module}:{name}"
+    try:
+        return name_of(maker)
+    except ValueError as error:
+        raise ConfigError(str(error), remedy='put the maker into a module and pass it, or "module:function"') from error
 
 
 def start(
@@ -129,6 +137,9 @@ def start(
     say = _teller(on_event)
     trainer = Trainer(config, env, announce=say)
     say(settings_line(resolved))
+    if config.workers > config.replay.num_envs:
+        copies = f"{config.replay.num_envs} cop{'y is' if config.replay.num_envs == 1 else 'ies are'} stepped while collecting"
+        say(f"workers     {config.workers}, though {copies}: only evaluation uses them all (--num-envs {config.workers} or more)")
     folder = new_folder(resolved, out)
     return _go_on(folder, trainer, on_event or (lambda event: None), stop_signal)
 
@@ -136,7 +147,7 @@ def start(
 def settings_line(resolved: Resolved) -> str:
     """Which preset lies under the user's own options, for people."""
     presets = [source for source in dict.fromkeys(resolved.sources.values()) if source.startswith("preset ")]
-    return f"settings    {presets[0] if presets else 'plain defaults, no preset'}; marl config show RUN --sources lists them"
+    return f"settings    {' under '.join(presets) if presets else 'plain defaults, no preset'}; marl config show RUN --sources lists them"
 
 
 def _teller(on_event: Event | None) -> Callable[[str], None]:
@@ -160,10 +171,14 @@ def resume(
     run: "Run | str",
     *,
     steps: int | str | None = None,
+    workers: int | None = None,
     on_event: Event | None = None,
     stop_signal: Callable[[], int | None] = lambda: None,
 ) -> Run:
-    """Go on from a run's newest checkpoint as if nothing had happened; `steps` is a new total, or "+N" more."""
+    """Go on from a run's newest checkpoint as if nothing had happened; `steps` is a new total, or "+N" more.
+
+    `workers` is another number of worker processes than the run had: it changes no number.
+    """
     run = open_run(run)
     config = run.config
     content = checkpoints.read(run.checkpoint, ("networks", "training", "replay"))
@@ -172,6 +187,8 @@ def resume(
         added = str(steps).startswith("+")
         number = convert(str(steps).removeprefix("+"), int, "--steps")
         config = replace(config, steps=max(config.steps, done) + number if added else number)
+    if workers is not None:
+        config = replace(config, workers=workers)
     if steps is not None and config.steps < done:
         raise ConfigError(f"--steps {config.steps} is less than the {done} env steps already done", remedy="--steps +N adds N env steps")
     trainer = Trainer(config, make_env(config), announce=_teller(on_event))
@@ -182,7 +199,8 @@ def resume(
             f"{metrics} does not reach up to checkpoint {run.checkpoint.name}", remedy="restore the file, or train again"
         )
     if config != run.config:
-        sources = read_file(run.folder / "sources.yaml") | {"steps": "resume"}
+        changed = {key for key in ("steps", "workers") if getattr(config, key) != getattr(run.config, key)}
+        sources = read_file(run.folder / "sources.yaml") | dict.fromkeys(sorted(changed), "resume")
         write_config(run.folder, Resolved(config, sources))
     with open(metrics, "r+b") as file:
         file.truncate(length)
@@ -206,74 +224,8 @@ open_run = load
 def _go_on(
     folder: Path, trainer: Trainer, on_event: Event, stop_signal: Callable[[], int | None], meta: dict[str, Any] | None = None
 ) -> Run:
-    """Rounds until the run is finished, with metrics, evaluations and checkpoints where they are due."""
+    """Rounds until the run is finished."""
     with Logbook(folder / "metrics.jsonl", on_event, seconds=(meta or {}).get("seconds", 0.0)) as logbook:
-        return _train_on(folder, trainer, on_event, stop_signal, meta, logbook)
-
-
-def _train_on(
-    folder: Path, trainer: Trainer, on_event: Event, stop_signal: Callable[[], int | None], meta: dict[str, Any] | None, logbook: Logbook
-) -> Run:
-    config = trainer.config
-    every = config.evaluation.every or max(config.steps // 20, 1)
-    marks = (meta or {}).get("marks") or {"logged": 0, "evaluated": 0, "saved": 0, "closed": False}
-
-    def due(mark: str, interval: int) -> bool:
-        here = trainer.counters.env_steps  # marks are env steps, since --steps may have changed the interval
-        if interval and here // interval > marks[mark] // interval:
-            marks[mark] = here
-            return True
-        return False
-
-    def save() -> None:
-        content = trainer.dump()
-        extra = {"marks": dict(marks), "metrics_bytes": logbook.flush(), "seconds": logbook.seconds}
-        checkpoints.save(folder / "checkpoints", trainer.counters.env_steps, Content({"trainer": content.meta, **extra}, content.groups))
-        checkpoints.drop_replays(folder / "checkpoints", config.checkpoint.replay)
-
-    on_event({"event": "start", "run": str(folder), "env_steps": trainer.counters.env_steps, "steps": config.steps})
-    if meta is None:
-        save()
-    while not trainer.finished:
-        trainer.round()
-        if not math.isfinite(trainer.sums.get("grad_norm")):
-            raise Diverged(trainer.counters.env_steps)
-        on_event({"event": "progress", "env_steps": trainer.counters.env_steps, "steps": config.steps, "epsilon": trainer.epsilon})
-        if due("logged", max(every // 10, 1)):
-            logbook.write({"event": "train", **trainer.metrics()})
-        evaluated = due("evaluated", every) and not trainer.finished
-        if evaluated:
-            _log_evaluation(logbook, trainer, config.evaluation.episodes)
-        if due("saved", config.checkpoint.every) or evaluated:
-            save()
-        signal_number = stop_signal()
-        if signal_number is not None and not trainer.finished:
-            save()
-            raise Interrupted(signal_number, f"stopped at {trainer.counters.env_steps} env steps; saved. Go on with: marl resume {folder}")
-    if not marks["closed"] or marks.get("steps") != config.steps:
-        final = _log_evaluation(logbook, trainer, config.evaluation.final_episodes, final=True)
-        marks |= {"closed": True, "steps": config.steps}
-        _write_result(folder, trainer, final)  # before the checkpoint that says the run is closed
-        save()
-    result = json.loads((folder / "result.json").read_text())
-    on_event({"event": "done", "schema": 1, "run": str(folder), **result})
-    return Run(folder=folder, config=config, checkpoint=checkpoints.latest(folder / "checkpoints"))
-
-
-def _log_evaluation(logbook: Logbook, trainer: Trainer, episodes: int, *, final: bool = False) -> Evaluation:
-    result = trainer.evaluate(episodes)
-    logbook.write(
-        {
-            "event": "evaluation", "env_steps": trainer.counters.env_steps, "return": result.mean,
-            "interval": result.interval, "episodes": episodes, "agent_return": result.agent_return, "final": final,
-        }
-    )  # fmt: skip
-    return result
-
-
-def _write_result(folder: Path, trainer: Trainer, final: Evaluation) -> None:
-    result = {
-        "env_steps": trainer.counters.env_steps,
-        "return": {"mean": final.mean, "interval": final.interval, "episodes": len(final.returns)},
-    }
-    write_atomically(folder / "result.json", json.dumps(result) + "\n")
+        Rounds(folder, trainer, logbook, on_event=on_event, stop_signal=stop_signal, meta=meta).finish()
+        on_event({"event": "done", "schema": 1, "run": str(folder), **json.loads((folder / "result.json").read_text())})
+        return Run(folder=folder, config=trainer.config, checkpoint=checkpoints.latest(folder / "checkpoints"))

@@ -6,7 +6,7 @@ for each round:  collect T steps in B copies -> add to the replay -> for each mi
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -17,15 +17,16 @@ from ..envs.base import Saved, TeamEnv, View
 from ..envs.randomness import Clock, copy_seeds, mix_seed
 from .checkpoint import Content, flatten, unflatten
 from .config import Config
-from .data import Minibatch, Rollout
+from .data import Minibatch
 from .errors import CheckpointIncompatible, ConfigError, suggest
 from .evaluate import PROGRESS_SEEDS, Evaluation, play, seeds_from, summarise
 from .exploration import epsilon_at
 from .learners import ALGORITHMS
-from .learners.base import Learner
+from .learners.base import AGENTS, Context, Learner, Loss
+from .memory import example_rollout
 from .optimisers import dump_optimiser, make_optimiser, restore_optimiser
 from .policies import Scripted, Team, parse_members
-from .replay import Replay
+from .replay import Replay, refuse_oversize
 from .rollout import Carry, begin, collect
 
 
@@ -105,18 +106,21 @@ class Trainer:
 
     def __init__(self, config: Config, env: TeamEnv, *, announce: Callable[[str], None] | None = None):
         self.config, self.env = config, env
+        refuse_oversize(config.replay, env.spec)
         self.learner = make_learner(config, env)
         self.networks = self.learner.make_networks(mix_seed(config.seed, 1))
         self.targets = self.networks if config.learner.target == "none" else copy.deepcopy(self.networks)
-        self.parameters = list(self.networks.parameters())
-        self.optimiser = make_optimiser(config.learner, self.parameters)
+        self.parameters = {part: _parameters(self.networks, names) for part, names in self.learner.parts.items()}
+        rates = {part: config.learner.lr if part == AGENTS else config.critic_lr for part in self.parameters}
+        self.optimisers = {part: make_optimiser(config.learner, own, lr=rates[part]) for part, own in self.parameters.items()}
         members, planted = parse_members(config.members, env.spec, scripted_policies(env))
         utility: Any = self.networks["utility"]
-        self.team = Team(utility=utility, members=members, planted=planted)
+        self.team = Team(utility=utility, members=members, planted=planted, sampled=config.acts == "sampled")
         self.counters, self.reward_scale, self.sums = Counters(), RewardScale(), Sums()
         self.generator = torch.Generator().manual_seed(mix_seed(config.seed, 2))
+        self.fresh_actions = torch.Generator().manual_seed(mix_seed(config.seed, 4))
         self.carry: Carry = begin(env, self.team, copy_seeds(mix_seed(config.seed, 3), config.replay.num_envs))
-        self.replay: Replay = Replay(config.replay, _example(self.carry, env), announce=announce)
+        self.replay: Replay = Replay(config.replay, example_rollout(env.spec), state_is_obs=env.spec.state_is_obs, announce=announce)
 
     @property
     def epsilon(self) -> float:
@@ -129,11 +133,14 @@ class Trainer:
     def round(self) -> None:
         """Collect one batch, then learn from it or from the replay."""
         replay = self.config.replay
-        for group in self.optimiser.param_groups:  # like epsilon, by the env steps done before the round
-            group["lr"] = self.learning_rate
+        for optimiser in self.optimisers.values():  # like epsilon, by the env steps done before the round
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * self.decay
+        context = Context(epsilon=self.epsilon, generator=self.fresh_actions)
         rollout, self.carry, ended = collect(
-            self.env, self.carry, self.team, epsilon=self.epsilon, steps=replay.rollout_steps, policy_version=self.counters.iterations
-        )
+            self.env, self.carry, self.team, epsilon=self.epsilon, steps=replay.rollout_steps, policy_version=self.counters.iterations,
+            explore=self.learner.explore,
+        )  # fmt: skip
         self.replay.add(rollout)
         if self.config.learner.standardise_rewards:
             self.reward_scale.update(rollout.reward[rollout.valid])
@@ -141,26 +148,26 @@ class Trainer:
         self.counters.rounds += 1
         self.counters.episodes += len(ended.returns)
         self.sums.add(episodes=len(ended.returns), returns=float(ended.returns.sum()), lengths=float(ended.lengths.sum()))
+        context = replace(context, scale=self.reward_scale.scale)
         if replay.sampling == "split":
-            self._learn_split()
+            self._learn_split(context)
         else:
-            self._learn_uniform()
+            self._learn_uniform(context)
 
     @property
-    def learning_rate(self) -> float:
-        learner = self.config.learner
-        left = 1 - min(self.counters.env_steps / max(self.config.steps, 1), 1.0) if learner.lr_decay == "linear" else 1.0
-        return learner.lr * left
+    def decay(self) -> float:
+        """What is left of the learning rates."""
+        left = 1 - min(self.counters.env_steps / max(self.config.steps, 1), 1.0)
+        return left if self.config.learner.lr_decay == "linear" else 1.0
 
-    def _learn_split(self) -> None:
-        scale = self.reward_scale.scale
-        target = self.learner.prepare(self.networks, self.targets, self.replay.newest(), scale)
+    def _learn_split(self, context: Context) -> None:
+        planned = self.learner.plan(self.networks, self.targets, self.replay.newest(), context)
         for _ in range(self.config.replay.epochs):
-            for minibatch, part in self.replay.split(self.generator, target):
-                self._iterate(minibatch, part, scale)
+            for minibatch, own in self.replay.split(self.generator, planned):
+                self._iterate(minibatch, own, context)
             self.counters.epochs += 1
 
-    def _learn_uniform(self) -> None:
+    def _learn_uniform(self, context: Context) -> None:
         replay = self.config.replay
         assert isinstance(replay.minibatch_size, int)
         if self.counters.env_steps < replay.learning_starts:
@@ -171,64 +178,90 @@ class Trainer:
         iterations = math.floor(self.counters.owed)
         self.counters.owed -= iterations
         for _ in range(iterations):
-            self._iterate(self.replay.uniform(self.generator), None, self.reward_scale.scale)
+            self._iterate(self.replay.uniform(self.generator), {}, context)
 
-    def _iterate(self, minibatch: Minibatch, target: Tensor | None, scale: float) -> None:
-        """One gradient step, then the target networks."""
+    def _iterate(self, minibatch: Minibatch, planned: dict[str, Tensor], context: Context) -> None:
+        """One gradient step of every part, then the target networks."""
         learner = self.config.learner
-        loss = self.learner.loss(self.networks, self.targets, minibatch, target=target, scale=scale)
-        self.optimiser.zero_grad(set_to_none=True)
-        (loss.total / loss.weight.clamp(min=1)).backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, learner.grad_clip)
-        self.optimiser.step()
+        losses = self.learner.losses(self.networks, self.targets, minibatch, planned=planned, context=context)
+        norms = {part: self._descend(part, loss) for part, loss in losses.items()}
         self.counters.iterations += 1
         if learner.target == "hard" and self.counters.iterations % learner.target_every == 0:
             self.targets.load_state_dict(self.networks.state_dict())
         elif learner.target == "soft":
             with torch.no_grad():
-                for slow, fast in zip(self.targets.parameters(), self.parameters, strict=True):
+                for slow, fast in zip(self.targets.parameters(), self.networks.parameters(), strict=True):
                     slow.lerp_(fast, learner.target_tau)
+        self.sums.add(iterations=1)
+        for part, loss in losses.items():
+            self._count(part, loss, norms[part], context.scale)
+
+    def _descend(self, part: str, loss: Loss) -> Tensor:
+        """One optimiser step on the mean loss; the gradient's norm before clipping."""
+        optimiser = self.optimisers[part]
+        optimiser.zero_grad(set_to_none=True)
+        (loss.total / loss.weight.clamp(min=1)).backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters[part], self.config.learner.grad_clip)
+        optimiser.step()
+        return norm
+
+    def _count(self, part: str, loss: Loss, norm: Tensor, scale: float) -> None:
+        """Into the sums; the agents' under plain names, another part's with its own in front."""
+        prefix = "" if part == AGENTS else f"{part}."
         names = list(loss.metrics)
         numbers = torch.stack([loss.total.detach(), loss.weight, norm, *(loss.metrics[name] for name in names)]).tolist()
-        self.sums.add(iterations=1, loss=numbers[0] * scale * scale, weight=numbers[1], grad_norm=numbers[2])
-        self.sums.add(**{f"metric.{name}": value for name, value in zip(names, numbers[3:], strict=True)})
+        self.sums.add(
+            **{f"{prefix}loss": numbers[0] * scale**loss.reward_power, f"{prefix}weight": numbers[1], f"{prefix}grad_norm": numbers[2]}
+        )
+        self.sums.add(**{f"{prefix}metric.{name}": value for name, value in zip(names, numbers[3:], strict=True)})
 
     def metrics(self) -> dict[str, Any]:
         """One line of metrics over what happened since the last call; starts the sums anew."""
         sums, episodes = self.sums, self.sums.get("episodes")
-        weight, iterations = max(sums.get("weight"), 1.0), max(sums.get("iterations"), 1.0)
-        learned = sums.get("iterations") > 0
         line: dict[str, Any] = {
             **{name: value for name, value in asdict(self.counters).items() if name != "owed"},
             "epsilon": self.epsilon,
-            "lr": self.learning_rate,
+            "lr": self.config.learner.lr * self.decay,
             "return": sums.get("returns") / episodes if episodes else None,
             "episode_length": sums.get("lengths") / episodes if episodes else None,
-            "loss": sums.get("loss") / weight if learned else None,
-            "grad_norm": sums.get("grad_norm") / iterations if learned else None,
         }
-        line |= {name.removeprefix("metric."): value / weight for name, value in sums.values.items() if name.startswith("metric.")}
+        for part in self.learner.parts:
+            line |= self._learning(part)
         self.sums = Sums()
-        return line
+        return self.learner.report(line)
+
+    def _learning(self, part: str) -> dict[str, Any]:
+        """One part's loss, gradient norm and metrics, averaged."""
+        sums, prefix = self.sums, "" if part == AGENTS else f"{part}."
+        weight, iterations = max(sums.get(f"{prefix}weight"), 1.0), sums.get("iterations")
+        line: dict[str, Any] = {
+            f"{prefix}loss": sums.get(f"{prefix}loss") / weight if iterations else None,
+            f"{prefix}grad_norm": sums.get(f"{prefix}grad_norm") / iterations if iterations else None,
+        }
+        start = f"{prefix}metric."
+        return line | {prefix + name.removeprefix(start): value / weight for name, value in sums.values.items() if name.startswith(start)}
 
     def evaluate(self, episodes: int) -> Evaluation:
-        """Greedy evaluation of the team as it stands, on the same episodes each time."""
+        """Evaluation of the team as it stands, on the same episodes each time."""
         return summarise(play(self.env, self.team, seeds_from(PROGRESS_SEEDS, episodes)), self.env.spec.agents)
 
     def dump(self) -> Content:
         """Everything a later process needs to go on as if nothing had happened."""
         carry, env_state = self.carry, self.env.dump(self.carry.state)
-        moments, optimiser = dump_optimiser(self.optimiser)
+        optimisers = {part: dump_optimiser(optimiser) for part, optimiser in self.optimisers.items()}
         stored, ring = self.replay.dump()
-        training = flatten("optimiser", moments) | flatten("env", env_state.tensors) | flatten("view", _tensors(carry.view))
+        training = flatten("env", env_state.tensors) | flatten("view", _tensors(carry.view))
+        for part, (moments, _) in optimisers.items():
+            training |= flatten(f"optimiser.{part}", moments)
         training |= flatten("clock", _tensors(carry.clock)) | flatten("memory", carry.memory)
         training |= {"episode_return": carry.episode_return, "agent_return": carry.agent_return, "episode_start": carry.episode_start}
-        training |= {"generator": self.generator.get_state()}
+        training |= {"generator": self.generator.get_state(), "fresh_actions": self.fresh_actions.get_state()}
         if self.targets is not self.networks:
             training |= flatten("targets", self.targets.state_dict())
         meta = {
             "counters": asdict(self.counters), "reward_scale": asdict(self.reward_scale), "sums": self.sums.values,
-            "env": env_state.meta, "optimiser": optimiser, "replay": ring, "agents": list(self.env.spec.agents),
+            "env": env_state.meta, "replay": ring,
+            "optimiser": {part: meta for part, (_, meta) in optimisers.items()}, "agents": list(self.env.spec.agents),
         }  # fmt: skip
         return Content(meta=meta, groups={"networks": self.networks.state_dict(), "training": training, "replay": stored})
 
@@ -238,10 +271,12 @@ class Trainer:
         load_networks(self.networks, content)
         if self.targets is not self.networks:
             self.targets.load_state_dict(unflatten(training, "targets"))
-        restore_optimiser(self.optimiser, unflatten(training, "optimiser"), meta["optimiser"])
+        for part, optimiser in self.optimisers.items():
+            restore_optimiser(optimiser, unflatten(training, f"optimiser.{part}"), meta["optimiser"][part])
         self.counters, self.reward_scale = Counters(**meta["counters"]), RewardScale(**meta["reward_scale"])
         self.sums = Sums(dict(meta["sums"]))
         self.generator.set_state(training["generator"])
+        self.fresh_actions.set_state(training["fresh_actions"])
         self.replay.restore(content.groups["replay"], meta["replay"])
         self.carry = Carry(
             state=load_env(self.env, Saved(unflatten(training, "env"), meta["env"])),
@@ -273,19 +308,9 @@ def load_networks(networks: nn.ModuleDict, content: Content) -> None:
     networks.load_state_dict(found)
 
 
+def _parameters(networks: nn.ModuleDict, names: tuple[str, ...]) -> list[nn.Parameter]:
+    return [parameter for name in names for parameter in networks[name].parameters()]
+
+
 def _tensors(value: View | Clock) -> dict[str, Tensor]:
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
-
-
-def _example(carry: Carry, env: TeamEnv) -> Rollout:
-    """One step of one copy, for the replay's layout."""
-    view = carry.view
-    one = torch.zeros(1, 1)
-    flag, agent = one > 0, torch.zeros(1, 1, env.spec.num_agents)
-    obs, state = view.obs[:1].unsqueeze(0), view.state[:1].unsqueeze(0)
-    available, alive = view.available[:1].unsqueeze(0), view.alive[:1].unsqueeze(0)
-    return Rollout(
-        obs=obs, state=state, available=available, alive=alive, action=agent.to(torch.int64), behaviour=agent, reward=one,
-        agent_reward=agent, terminated=flag, truncated=flag, episode_start=flag, valid=flag, policy_version=one.to(torch.int64),
-        actor=one.to(torch.int64), next_obs=obs, next_state=state, next_available=available, next_alive=alive,
-    )  # fmt: skip

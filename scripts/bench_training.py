@@ -84,7 +84,7 @@ def measure(task: str, preset: str | None, options: dict[str, Any], turns: int, 
     watch.wrap(trainer.replay, "gather", "replay: sample")
     watch.wrap(trainer.learner, "loss", "learn: forward and targets")
     watch.wrap(trainer.learner, "prepare", "learn: forward and targets")
-    watch.wrap(trainer.optimiser, "step", "learn: optimiser")
+    watch.wrap(trainer.optimisers["agents"], "step", "learn: optimiser")
     watch.wrap(trainer.team.utility, "forward", "networks while acting")
     train_speed, bare_speed = [], []
     for _ in range(turns):

@@ -226,7 +226,7 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
-HEAVY = "{'torch', 'numpy', 'scipy', 'pettingzoo', 'gymnasium', 'supersuit', 'pygame'} & set(sys.modules)"
+HEAVY = "{'torch', 'numpy', 'scipy', 'pettingzoo', 'gymnasium', 'supersuit', 'pygame', 'PIL'} & set(sys.modules)"
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -7,7 +7,9 @@ Dead agents and planted members have no utility: their q is 0 before mixing, and
 error is left out. `terminated` alone stops the bootstrap; a truncated episode bootstraps from its last view.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,24 +18,34 @@ from torch import Tensor, nn
 from ...envs.base import TeamSpec
 from ...mixers import make_mixer
 from ...mixers.base import Mixer, mix
-from ..agents import UtilityNetwork
+from ..agents import utility_network
 from ..config import Config
 from ..data import Minibatch, Rollout
+from ..exploration import epsilon_greedy, greedy_probabilities
 from ..returns import lambda_returns, n_step_returns
-from .base import Loss
+from .base import AGENTS, CRITIC, Context, Loss
+from .critic import CriticLearner
+from .windows import after_burn_in, next_utilities, utility_of, without_padding
 
 
 class ValueLearner:
     """TD learning of a mixed team value."""
 
+    explore = staticmethod(epsilon_greedy)
+
     def __init__(self, config: Config, spec: TeamSpec, mixer: str):
         self.config, self.spec, self.mixer = config, spec, mixer
+        self.parts: dict[str, tuple[str, ...]] = {AGENTS: ("utility", "mixer")}
+        self.critic = None
+        if config.own_critic.kind != "none":
+            self.critic = CriticLearner(config, spec, greedy_probabilities)
+            self.parts[CRITIC] = ("critic",)
 
     def make_networks(self, seed: int) -> nn.ModuleDict:
         config, spec = self.config, self.spec
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            utility = UtilityNetwork(config.network, num_agents=spec.num_agents, obs_dim=spec.obs_dim, num_actions=spec.num_actions)
+            utility = utility_network(config.network, spec)
             mixer = make_mixer(
                 self.mixer,
                 num_agents=spec.num_agents,
@@ -41,11 +53,33 @@ class ValueLearner:
                 embed_dim=config.mixer.embed_dim,
                 hyper_dim=config.mixer.hyper_dim,
             )
-        return nn.ModuleDict({"utility": utility, "mixer": mixer})
+        networks = nn.ModuleDict({"utility": utility, "mixer": mixer})
+        if self.critic is not None:
+            networks["critic"] = self.critic.make_critic(seed)
+        return networks
+
+    def plan(self, networks: nn.ModuleDict, targets: nn.ModuleDict, batch: Rollout, context: Context) -> dict[str, Tensor]:
+        planned = {AGENTS: self.prepare(networks, targets, batch, context.scale)}
+        if self.critic is not None:
+            planned[CRITIC] = self.critic.plan(networks, targets, batch, replace(context, epsilon=0.0))
+        return {part: target for part, target in planned.items() if target is not None}
+
+    def losses(
+        self, networks: nn.ModuleDict, targets: nn.ModuleDict, minibatch: Minibatch, *, planned: Mapping[str, Tensor], context: Context
+    ) -> dict[str, Loss]:
+        """The agents' loss; and the critic's, which evaluates the greedy policy and moves nothing but itself."""
+        losses = {AGENTS: self.loss(networks, targets, minibatch, target=planned.get(AGENTS), scale=context.scale)}
+        if self.critic is not None:
+            context = replace(context, epsilon=0.0)
+            losses[CRITIC] = self.critic.loss(networks, targets, minibatch, target=planned.get(CRITIC), context=context)
+        return losses
+
+    def report(self, line: dict[str, Any]) -> dict[str, Any]:
+        return line
 
     def prepare(self, networks: nn.ModuleDict, targets: nn.ModuleDict, batch: Rollout, scale: float) -> Tensor | None:
         """Memoryless agents on a split batch get returns over the whole batch; recurrent ones inside their windows."""
-        if self.config.replay.sampling != "split" or _utility(networks).memory_dim:
+        if self.config.replay.sampling != "split" or utility_of(networks).memory_dim:
             return None
         return self.returns(networks, targets, Minibatch(batch), scale=scale)
 
@@ -54,14 +88,14 @@ class ValueLearner:
         self, networks: nn.ModuleDict, targets: nn.ModuleDict, minibatch: Minibatch, *, scale: float, memories: Tensor | None = None
     ) -> Float[Tensor, "time env value"]:
         """The targets y, in units of reward / scale; `memories` as the live network's unroll left them, if at hand."""
-        steps = _after_burn_in(minibatch)
-        live, target = _utility(networks), _utility(targets)
+        steps = after_burn_in(minibatch)
+        live, target = utility_of(networks), utility_of(targets)
         if live.memory_dim and memories is None:
             _, memories = live.unroll(minibatch.steps.obs, minibatch.steps.episode_start, burn_in=minibatch.burn_in)
-        next_q = _next_utilities(target, minibatch, memories if target is live else None)
+        next_q = next_utilities(target, minibatch, memories if target is live else None)
         chooser = next_q
         if self.config.learner.double and target is not live:
-            chooser = _next_utilities(live, minibatch, memories)
+            chooser = next_utilities(live, minibatch, memories)
         best = chooser.masked_fill(~steps.next_available, -torch.inf).argmax(-1, keepdim=True)
         q = next_q.gather(-1, best).squeeze(-1)
         next_value = mix(_mixer(targets), q, steps.next_state, steps.next_alive)
@@ -76,9 +110,9 @@ class ValueLearner:
     def loss(
         self, networks: nn.ModuleDict, targets: nn.ModuleDict, minibatch: Minibatch, *, target: Tensor | None = None, scale: float = 1.0
     ) -> Loss:
-        minibatch = _without_padding(minibatch)
-        steps = _after_burn_in(minibatch)
-        q_all, memories = _utility(networks).unroll(minibatch.steps.obs, minibatch.steps.episode_start, burn_in=minibatch.burn_in)
+        minibatch = without_padding(minibatch)
+        steps = after_burn_in(minibatch)
+        q_all, memories = utility_of(networks).unroll(minibatch.steps.obs, minibatch.steps.episode_start, burn_in=minibatch.burn_in)
         q = q_all.gather(-1, steps.action.unsqueeze(-1)).squeeze(-1)
         mixer = _mixer(networks)
         value = mix(mixer, q, steps.state, steps.alive)
@@ -98,12 +132,6 @@ class ValueLearner:
         )
 
 
-def _utility(networks: nn.ModuleDict) -> UtilityNetwork:
-    utility = networks["utility"]
-    assert isinstance(utility, UtilityNetwork)
-    return utility
-
-
 def _mixer(networks: nn.ModuleDict) -> Mixer:
     mixer = networks["mixer"]
     assert isinstance(mixer, Mixer)
@@ -113,32 +141,3 @@ def _mixer(networks: nn.ModuleDict) -> Mixer:
 def _real(steps: Rollout, mixer: Mixer) -> Bool[Tensor, "time env value"]:
     """The entries that are learned from: real steps, and of independent learners those that acted."""
     return steps.valid.unsqueeze(-1) & steps.alive if mixer.per_agent else steps.valid.unsqueeze(-1)
-
-
-def _without_padding(minibatch: Minibatch) -> Minibatch:
-    """Zeros where a step is not real: a masked loss alone does not stop NaN, since 0 * NaN is NaN in the gradient."""
-    steps = minibatch.steps
-    if steps.valid.all():
-        return minibatch
-    seen = ("obs", "state", "next_obs", "next_state")
-    padding = {name: ~steps.valid.view(*steps.valid.shape, *[1] * (getattr(steps, name).dim() - 2)) for name in seen}
-    cleaned = {name: getattr(steps, name).masked_fill(padding[name], 0) for name in seen}
-    return replace(minibatch, steps=replace(steps, **cleaned))
-
-
-def _after_burn_in(minibatch: Minibatch) -> Rollout:
-    if not minibatch.burn_in:
-        return minibatch.steps
-    steps = minibatch.steps
-    values = {name: getattr(steps, name)[minibatch.burn_in :] for name in steps.__dataclass_fields__ if name != "extras"}
-    return Rollout(**values, extras={name: value[minibatch.burn_in :] for name, value in steps.extras.items()})
-
-
-def _next_utilities(utility: UtilityNetwork, minibatch: Minibatch, memories: Tensor | None) -> Float[Tensor, "time env agent action"]:
-    """Utilities of the view each step reached, the memory being the one left by that step (never another episode's)."""
-    steps = minibatch.steps
-    if utility.memory_dim and memories is None:
-        _, memories = utility.unroll(steps.obs, steps.episode_start, burn_in=minibatch.burn_in)
-    next_obs = steps.next_obs[minibatch.burn_in :]
-    q, _ = utility(next_obs, next_obs[..., :0] if memories is None else memories)
-    return q

@@ -111,8 +111,9 @@ def test_only_a_sound_one_is_offered(root, file, damage, reason):
 
 
 def test_another_format_is_refused(root, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    with pytest.raises(CheckpointIncompatible, match="has format 1; this version reads 2"):
+    written = checkpoint.FORMAT
+    monkeypatch.setattr(checkpoint, "FORMAT", written + 1)
+    with pytest.raises(CheckpointIncompatible, match=f"has format {written}; this version reads {written + 1}"):
         checkpoint.read(checkpoint.latest(root))
 
 

@@ -17,7 +17,7 @@ from teamcredit.marl.cli_output import table, to_json
 from teamcredit.marl.errors import ConfigError
 from teamcredit.marl.resolve import option_types
 
-COMMANDS = ["demo", "train", "resume", "eval", "credit", "lazy", "envs list", "envs check", "algos list", "doctor", "config show"]
+COMMANDS = ["demo", "train", "resume", "eval", "play", "credit", "lazy", "envs list", "envs check", "algos list", "doctor", "config show"]
 # A run that ends in an error leaves its metrics.jsonl to the garbage collector, which is no concern of the command line.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in.*metrics.jsonl:pytest.PytestUnraisableExceptionWarning")
 TINY = ["--steps", "256", "--rollout-steps", "32", "--evaluation.every", "128", "--evaluation.episodes", "4", "--final-episodes", "8"]
@@ -207,7 +207,7 @@ def test_the_lists_and_the_check_are_one_document_each(cli, runs):
     tasks = json.loads(cli("envs", "list", "--json")[1])["tasks"]
     assert {"id", "summary", "installed", "requires"} == tasks[0].keys()
     assert "native/spread" in [task["id"] for task in tasks]
-    assert [item["name"] for item in json.loads(cli("algos", "list", "--json")[1])["algorithms"]] == ["iql", "vdn", "qmix"]
+    assert [item["name"] for item in json.loads(cli("algos", "list", "--json")[1])["algorithms"]] == ["iql", "vdn", "qmix", "coma"]
     code, out, _ = cli("envs", "check", "native/two-step", "--json")
     assert (code, json.loads(out)) == (0, {"schema": 1, "task": "native/two-step", "ok": True, "broken": []})
 

@@ -1,5 +1,7 @@
 """Exploration: a schedule that is a function, draws that belong to one agent and one copy, probabilities that are true."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,17 @@ from teamcredit.envs.randomness import EXPLORE, POLICY, Clock, copy_seeds
 from teamcredit.envs.registry import make
 from teamcredit.marl.agents import UtilityNetwork
 from teamcredit.marl.config import ExplorationConfig, NetworkConfig
-from teamcredit.marl.exploration import epsilon_at, epsilon_greedy, greedy, uniform_action, uniform_policy
+from teamcredit.marl.exploration import (
+    draw,
+    epsilon_at,
+    epsilon_greedy,
+    greedy,
+    greedy_probabilities,
+    softmax_epsilon,
+    softmax_probabilities,
+    uniform_action,
+    uniform_policy,
+)
 from teamcredit.marl.policies import Override, Team, override, random_policy
 from teamcredit.marl.rollout import begin, collect
 
@@ -150,3 +162,89 @@ def test_a_planted_member_acts_its_policy_and_does_not_learn():
     assert rollout.alive.tolist() == [[[True, False]] * 4]
     assert rollout.next_alive.tolist() == [[[True, False]] * 4]
     assert (rollout.behaviour[..., 1] == 1).all()
+
+
+def test_softmax_probabilities_by_hand():
+    logits, available = torch.tensor([0.0, math.log(3.0), 50.0]), torch.tensor([True, True, False])
+    torch.testing.assert_close(softmax_probabilities(logits, available, 0.0), torch.tensor([0.25, 0.75, 0.0]))
+    torch.testing.assert_close(softmax_probabilities(logits, available, 0.2), torch.tensor([0.8 * 0.25 + 0.1, 0.8 * 0.75 + 0.1, 0.0]))
+
+
+def test_greedy_probabilities_by_hand():
+    q, available = torch.tensor([0.0, 3.0, 50.0]), torch.tensor([True, True, False])
+    assert greedy_probabilities(q, available, 0.0).tolist() == [0.0, 1.0, 0.0]
+    torch.testing.assert_close(greedy_probabilities(q, available, 0.2), torch.tensor([0.1, 0.9, 0.0]))
+
+
+@pytest.mark.parametrize("probabilities", [softmax_probabilities, greedy_probabilities])
+@given(seed=st.integers(0, 2**31), epsilon=st.sampled_from([0.0, 0.3, 1.0]), scale=st.sampled_from([0.0, 1.0, 1e4]))
+@examples
+def test_policies_sum_to_1_and_leave_out_what_is_not_available(probabilities, seed, epsilon, scale):
+    available = some_available(seed, 8, 3, 5)
+    q = scale * torch.randn(8, 3, 5, generator=torch.Generator().manual_seed(seed))
+    policy = probabilities(q, available, epsilon)
+    torch.testing.assert_close(policy.sum(-1), torch.ones(8, 3))
+    assert (policy[~available] == 0).all()
+    assert (policy >= 0).all()
+    assert epsilon == 0 or (policy[available] > 0).all()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.4, 1.0])
+def test_epsilon_greedy_states_the_greedy_probabilities(epsilon):
+    available = some_available(0, 500, 2, 4)
+    q = torch.randn(500, 2, 4, generator=torch.Generator().manual_seed(0))
+    action, behaviour = epsilon_greedy(q, available, epsilon, keys(500))
+    stated = greedy_probabilities(q, available, epsilon).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(behaviour, stated)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.4, 1.0])
+def test_softmax_actions_come_as_often_as_their_probabilities_say(epsilon):
+    count = 40_000
+    available = torch.tensor([[True, True, True, False], [False, True, True, True]])
+    logits = torch.tensor([[0.0, 2.0, 1.0, 9.0], [9.0, 0.0, 1.0, -2.0]])
+    policy = softmax_probabilities(logits, available, epsilon)
+    action, behaviour = softmax_epsilon(logits.expand(count, -1, -1), available.expand(count, -1, -1), epsilon, keys(count))
+    assert torch.equal(behaviour, policy.expand(count, -1, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1))
+    for agent in range(2):
+        observed = torch.bincount(action[:, agent], minlength=4)
+        assert (observed[~available[agent]] == 0).all()
+        expected = count * policy[agent]
+        chi_square = ((observed - expected).square() / expected)[available[agent]].sum()
+        assert chi_square < 13.8  # two degrees of freedom: exceeded by chance once in a thousand
+    joint = torch.bincount(action[:, 0] * 4 + action[:, 1], minlength=16) / count
+    product = torch.outer(policy[0], policy[1]).flatten()
+    assert (joint - product).abs().max() < 4 * (0.25 / count) ** 0.5  # agents draw independently
+
+
+@given(seed=st.integers(0, 2**31), epsilon=st.sampled_from([0.0, 0.3, 1.0]))
+@examples
+def test_no_softmax_action_is_unavailable(seed, epsilon):
+    available = some_available(seed, 64, 3, 5)
+    logits = torch.randn(64, 3, 5, generator=torch.Generator().manual_seed(seed)).masked_fill(~available, 100.0)
+    action, behaviour = softmax_epsilon(logits, available, epsilon, keys(64, seed))
+    assert available.gather(-1, action.unsqueeze(-1)).all()
+    assert (behaviour > 0).all()
+
+
+@given(
+    weights=st.lists(st.sampled_from([0.0, 0.0, 1e-30, 1e-8, 0.1, 1.0, 1 / 3]), min_size=1, max_size=7).filter(any),
+    number=st.sampled_from([0.0, 5e-324, 0.3, 0.5, 1 - 2.0**-53]),
+    single=st.booleans(),
+)
+@examples
+def test_no_number_draws_an_action_of_probability_0(weights, number, single):
+    """Also at both ends of [0, 1), in either precision, where the probabilities do not quite sum to 1."""
+    probabilities = torch.tensor(weights) / sum(weights)
+    drawn = min(number, 1 - 2.0**-24) if single else number
+    action = draw(probabilities, torch.tensor(drawn, dtype=torch.float32 if single else torch.float64))
+    assert probabilities[action] > 0
+
+
+def test_an_agents_softmax_draw_is_the_same_whatever_its_teammates_do():
+    available = some_available(0, 50, 4, 5)
+    logits = torch.randn(50, 4, 5, generator=torch.Generator().manual_seed(0))
+    action, _ = softmax_epsilon(logits, available, 0.5, keys(50))
+    other = torch.cat([logits[:, :1], -logits[:, 1:]], 1)
+    assert torch.equal(softmax_epsilon(other, available, 0.5, keys(50))[0][:, 0], action[:, 0])
+    assert torch.equal(softmax_epsilon(logits[:, :1], available[:, :1], 0.5, keys(50))[0], action[:, :1])

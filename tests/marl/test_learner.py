@@ -71,8 +71,8 @@ def test_the_minibatches_losses_weights_and_gradients_sum_to_the_full_batchs(alg
         replay.add(batch)
         target = learner.prepare(networks, targets, batch, 1.0)
         losses = [
-            learner.loss(networks, targets, minibatch, target=part)
-            for minibatch, part in replay.split(torch.Generator().manual_seed(0), target)
+            learner.loss(networks, targets, minibatch, target=part.get("agents"))
+            for minibatch, part in replay.split(torch.Generator().manual_seed(0), {} if target is None else {"agents": target})
         ]
         assert len(losses) == (1 if size == "full" else 4)
         assert size == "full" or len({float(loss.weight) for loss in losses}) > 1  # unequal numbers of real entries

@@ -85,8 +85,8 @@ def test_the_last_short_minibatch_is_refused_by_default():
 
 def test_prepared_numbers_travel_with_their_steps():
     replay = filled(ReplayConfig(rollout_steps=16, num_envs=3, minibatch_size=16, window=4), rounds=2)
-    for minibatch, part in replay.split(generator(), 10 * replay.newest().reward.unsqueeze(-1)):
-        assert torch.equal(part.squeeze(-1), 10 * minibatch.steps.reward)
+    for minibatch, part in replay.split(generator(), {"ten": 10 * replay.newest().reward.unsqueeze(-1)}):
+        assert torch.equal(part["ten"].squeeze(-1), 10 * minibatch.steps.reward)
 
 
 def test_the_oldest_steps_are_overwritten_and_windows_never_cross_the_seam():

@@ -126,9 +126,9 @@ def test_gradients_are_clipped_by_their_norm(monkeypatch):
         run = trainer(learner=LearnerConfig(grad_clip=clip), replay={"minibatch_size": "full"})
 
         def record(run: Trainer = run) -> None:
-            steps.append(torch.cat([parameter.grad.flatten() for parameter in run.parameters]))
+            steps.append(torch.cat([parameter.grad.flatten() for parameter in run.parameters["agents"]]))
 
-        monkeypatch.setattr(run.optimiser, "step", record)
+        monkeypatch.setattr(run.optimisers["agents"], "step", record)
         run.round()
         assert run.metrics()["grad_norm"] == pytest.approx(float(steps[0].norm()), rel=1e-5)  # shown as it was before clipping
     free, clipped = steps
@@ -142,7 +142,7 @@ def test_the_learning_rate_falls_linearly_from_the_first_round_on():
     used = []
     while not run.finished:
         run.round()
-        used.append(run.optimiser.param_groups[0]["lr"])
+        used.append(run.optimisers["agents"].param_groups[0]["lr"])
     assert used == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
 
 
@@ -231,4 +231,4 @@ def test_a_trainer_that_cannot_be_made_says_why(change, sentence):
 
 def test_an_unknown_algorithm_is_a_config_error():
     with pytest.raises(ConfigError):
-        trainer(algo="coma", evaluation=EvaluationConfig())
+        trainer(algo="comma", evaluation=EvaluationConfig())

@@ -1,0 +1,123 @@
+"""The rounds of a run until it is finished, with metrics, evaluations and checkpoints where they are due."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..envs.errors import WorkerDied
+from . import checkpoint as checkpoints
+from .checkpoint import Content
+from .errors import Diverged, Interrupted, WorkerLost
+from .evaluate import Evaluation
+from .folder import Event, Logbook, write_atomically
+from .trainer import Trainer
+
+
+class Rounds:
+    """A trainer at work in its folder.
+
+    Args:
+        meta: what the checkpoint says that the trainer was restored from; None for a new run.
+        stop_signal: gives the number of a signal that came, after which the run is saved and stops.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        trainer: Trainer,
+        logbook: Logbook,
+        *,
+        on_event: Event,
+        stop_signal: Callable[[], int | None],
+        meta: dict[str, Any] | None,
+    ):
+        self.folder, self.trainer, self.config, self.logbook = folder, trainer, trainer.config, logbook
+        self.on_event, self.stop_signal, self.is_new = on_event, stop_signal, meta is None
+        self.every = self.config.evaluation.every or max(self.config.steps // 20, 1)
+        self.marks: dict[str, Any] = (meta or {}).get("marks") or {"logged": 0, "evaluated": 0, "saved": 0, "closed": False}
+        """The env steps at which each thing was done last."""
+
+    def finish(self) -> None:
+        """Rounds up to the run's steps, then the last evaluation.
+
+        Raises:
+            Interrupted: a signal came; saved. WorkerLost: a worker process died; saved. Diverged: a gradient is not finite; not saved.
+        """
+        self._tell("start", run=str(self.folder))
+        if self.is_new:
+            self._save()
+        try:
+            if self.marks.get("owes_evaluation"):
+                self._evaluate_and_save()
+            while not self.trainer.finished:
+                self._round()
+            if not self.marks["closed"] or self.marks.get("steps") != self.config.steps:
+                self._close()
+        except WorkerDied as died:  # nothing here depends on a worker: the trainer stands where its last whole round ended
+            self._save()
+            raise WorkerLost(died, died.remedy, env_steps=self.trainer.counters.env_steps, folder=str(self.folder)) from died
+
+    def _round(self) -> None:
+        """One round, and what is due after it."""
+        trainer, config = self.trainer, self.config
+        trainer.round()
+        if not all(math.isfinite(value) for name, value in trainer.sums.values.items() if name.endswith("grad_norm")):
+            raise Diverged(trainer.counters.env_steps)
+        self._tell("progress", epsilon=trainer.epsilon)
+        if self._is_due("logged", max(self.every // 10, 1)):
+            self.logbook.write({"event": "train", **trainer.metrics()})
+        if self._is_due("evaluated", self.every) and not trainer.finished:
+            self._evaluate_and_save()
+        elif self._is_due("saved", config.checkpoint.every):
+            self._save()
+        signal_number = self.stop_signal()
+        if signal_number is not None and not trainer.finished:
+            self._save()
+            at = trainer.counters.env_steps
+            raise Interrupted(signal_number, f"stopped at {at} env steps; saved. Go on with: marl resume {self.folder}")
+
+    def _tell(self, event: str, **more: Any) -> None:
+        here = {"env_steps": self.trainer.counters.env_steps, "steps": self.config.steps}
+        self.on_event({"event": event, **here, **more})
+
+    def _is_due(self, mark: str, interval: int) -> bool:
+        here = self.trainer.counters.env_steps  # marks are env steps, since --steps may have changed the interval
+        if interval and here // interval > self.marks[mark] // interval:
+            self.marks[mark] = here
+            return True
+        return False
+
+    def _evaluate_and_save(self) -> None:
+        self.marks["owes_evaluation"] = True  # a worker may die in it; then the resumed run makes up for it
+        self._evaluate(self.config.evaluation.episodes)
+        del self.marks["owes_evaluation"]
+        self._is_due("saved", self.config.checkpoint.every)
+        self._save()
+
+    def _close(self) -> None:
+        final = self._evaluate(self.config.evaluation.final_episodes, final=True)
+        self.marks |= {"closed": True, "steps": self.config.steps}
+        result = {
+            "env_steps": self.trainer.counters.env_steps,
+            "return": {"mean": final.mean, "interval": final.interval, "episodes": len(final.returns)},
+        }
+        write_atomically(self.folder / "result.json", json.dumps(result) + "\n")  # before the checkpoint that says the run is closed
+        self._save()
+
+    def _evaluate(self, episodes: int, *, final: bool = False) -> Evaluation:
+        result = self.trainer.evaluate(episodes)
+        self.logbook.write(
+            {
+                "event": "evaluation", "env_steps": self.trainer.counters.env_steps, "return": result.mean,
+                "interval": result.interval, "episodes": episodes, "agent_return": result.agent_return, "final": final,
+            }
+        )  # fmt: skip
+        return result
+
+    def _save(self) -> None:
+        content, root = self.trainer.dump(), self.folder / "checkpoints"
+        extra = {"marks": dict(self.marks), "metrics_bytes": self.logbook.flush(), "seconds": self.logbook.seconds}
+        checkpoints.save(root, self.trainer.counters.env_steps, Content({"trainer": content.meta, **extra}, content.groups))
+        checkpoints.drop_replays(root, self.config.checkpoint.replay)
