@@ -78,7 +78,7 @@ class ComaConfig:
     actions: Literal["stored", "resampled"] = "stored"
     """stored: the actions taken, with the joint ratio pi/mu (with sampling split: COMA itself); resampled: drawn afresh, no ratio."""
     entropy: float = 0.01
-    """Weight of the policies' entropy, in units of reward."""
+    """Weight of the policies' entropy, in the units of reward that are learned from."""
     ess_floor: float = 0.1
     """Least effective sample size of stored actions, as a share of the samples; below it training stops and says so."""
 

@@ -79,9 +79,13 @@ class TooFarOffPolicy(UserError):
 
     kind = "off-policy"
 
-    def __init__(self, share: float, floor: float, env_steps: int):
+    def __init__(self, share: float, ratio: float, floor: float, env_steps: int):
+        samples = "of the samples learned from"
+        low = f"the effective sample size is {share:.1%} {samples}"
+        if share >= floor:
+            low = f"the mean importance ratio {samples} is {ratio:.2g}, and should be 1,"
         super().__init__(
-            f"coma.actions stored: the effective sample size is {share:.1%} of the samples learned from up to env step {env_steps}, below "
+            f"coma.actions stored: {low} up to env step {env_steps}, below "
             f"coma.ess_floor {floor:g}: the stored joint actions come from policies too far from the current ones",
             remedy="--coma.actions resampled (needs no ratio), --sampling split (fresh batches), a smaller --replay.capacity, "
             "a lower --learner.lr, or a lower --coma.ess-floor",

@@ -154,7 +154,13 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "coma-stored": (
         "coma from a short replay, stored actions with the joint ratio; lies over a task's preset: --preset spread,coma-stored",
-        _COMA | {"coma": _COMA["coma"] | {"actions": "stored"}, "replay": _FROM_REPLAY | {"capacity": 8_192}},
+        _COMA
+        | {
+            "learner": {"lr": 5e-4},
+            "coma": _COMA["coma"] | {"actions": "stored"},
+            "exploration": _COMA["exploration"] | {"end": 0.05},  # keeps the ratios bounded: no action taken was nearly impossible
+            "replay": _FROM_REPLAY | {"capacity": 4_096},
+        },
     ),
     "coma-matrix": (
         "coma for one-step and two-step games; lies over the preset matrix",

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The figures in README.md, made again: one section each. About an hour on two cores; name sections to run only those.
-#   scripts/reproduce.sh [two-step] [spread] [foraging] [lbf] [lazy] [speed]
+#   scripts/reproduce.sh [two-step] [spread] [foraging] [lbf] [lazy] [speed] [coma] [critic] [shapes] [workers]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH="$PWD/.venv/bin:$PATH"
 export MARL_RUNS=${MARL_RUNS:-runs/reproduce} OMP_NUM_THREADS=1
 sections=("$@")
-[ $# -gt 0 ] || sections=(two-step spread foraging lbf lazy speed)
+[ $# -gt 0 ] || sections=(two-step spread foraging lbf lazy speed coma critic shapes workers)
 
 for section in "${sections[@]}"; do
     echo "== $section"
@@ -26,6 +26,15 @@ for section in "${sections[@]}"; do
         lbf) marl train lbf/8x8-2p-3f --seeds 0-1 --jobs 2 --steps 500k --out "$MARL_RUNS/lbf" ;;
         lazy) python scripts/planted_foraging.py ;;
         speed) python scripts/bench_training.py ;;
-        *) echo "no section $section: two-step, spread, foraging, lbf, lazy, speed" >&2; exit 2 ;;
+        coma) python scripts/compare_coma.py --out "$MARL_RUNS/coma" ;;
+        critic)
+            for task in spread foraging-8x8-4p-3f; do
+                marl train "native/$task" --algo vdn --critic.kind mlp --seeds 0-2 --jobs 2 --steps 500k --out "$MARL_RUNS/critic-$task"
+                python scripts/critic_credit.py "$MARL_RUNS/critic-$task"/seed-* --reference random
+            done
+            ;;
+        shapes) python scripts/every_shape.py --out "$MARL_RUNS/shapes" ;;
+        workers) python -W ignore scripts/bench_workers.py ;;
+        *) echo "no section $section: two-step, spread, foraging, lbf, lazy, speed, coma, critic, shapes, workers" >&2; exit 2 ;;
     esac
 done

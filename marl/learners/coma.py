@@ -93,13 +93,17 @@ class ComaLearner:
         )
 
     def report(self, line: dict[str, Any]) -> dict[str, Any]:
-        """Adds the effective sample size as a share of the samples; TooFarOffPolicy below coma.ess_floor."""
+        """Adds the effective sample size as a share of the samples; TooFarOffPolicy where it, or the mean ratio, is below coma.ess_floor.
+
+        The mean of rho under mu is 1. Where all ratios are equally small the policies have left what is stored, though by itself the
+        effective sample size, which knows no scale, looks well.
+        """
         square = line.pop("ratio_square", None)
-        if not square:
+        if square is None:
             return line
-        share = line["ratio"] ** 2 / square
-        if share < self.config.coma.ess_floor:
-            raise TooFarOffPolicy(share, self.config.coma.ess_floor, line["env_steps"])
+        share = line["ratio"] ** 2 / square if square else 0.0
+        if min(share, line["ratio"]) < self.config.coma.ess_floor:
+            raise TooFarOffPolicy(share, line["ratio"], self.config.coma.ess_floor, line["env_steps"])
         return line | {"effective_sample_size": share}
 
 

@@ -230,6 +230,13 @@ def test_below_the_floor_training_is_refused_with_the_figure_and_the_alternative
     assert learner.report({"env_steps": 640, "ratio": 0.5, "ratio_square": 2.0})["effective_sample_size"] == 0.125
 
 
+@pytest.mark.parametrize("ratio", [0.03, 0.0])
+def test_ratios_that_are_equally_tiny_are_refused_though_they_are_equal(ratio):
+    """The effective sample size knows no scale; the mean of pi/mu over samples of mu is 1."""
+    with pytest.raises(TooFarOffPolicy, match=r"mean importance ratio .* is 0.03, and should be 1" if ratio else "sample size is 0.0%"):
+        make().report({"env_steps": 640, "ratio": ratio, "ratio_square": ratio**2})
+
+
 UNIFORM = {
     "sampling": "uniform",
     "rollout_steps": 8,
