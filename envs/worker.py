@@ -7,9 +7,9 @@ raise is sent back and raised there. It ends when it is told to, and at once whe
 
 import mmap
 import os
-import pickle
 import select
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -92,12 +92,11 @@ class Failure:
     def of(cls, job: int, error: Exception) -> "Failure":
         found = [(frame.filename, frame.lineno or 0, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
         trace = "".join(traceback.format_exception(error))
-        failure = cls(job, type(error), error.args, dict(vars(error)), found, trace)
-        try:
-            pickle.dumps(failure)
-        except (pickle.PicklingError, TypeError, AttributeError):  # a class made inside a function, arguments that hold an environment
-            return cls(job, RuntimeError, (f"{type(error).__name__}: {error}",), {}, found, trace)
-        return failure
+        kind, state = type(error), dict(vars(error))
+        named = getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind
+        if not (named and _is_plain(error.args) and _is_plain(state)):
+            return cls(job, RuntimeError, (f"{kind.__name__}: {error}",), {}, found, trace)
+        return cls(job, kind, error.args, state, found, trace)
 
     def revive(self, who: str) -> Exception:
         """The exception again: same class, sentence and attributes, with the worker's trace as a note."""
@@ -108,6 +107,15 @@ class Failure:
         error.add_note(f"Raised in {who}:\n{self.trace}")
         vars(error)["frames_in_worker"] = self.frames
         return error
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether another process reads `value` as it is: no object whose class may pickle and then refuse to be made again."""
+    if type(value) in (tuple, list):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, (*value, *value.values())))
+    return type(value) in (str, bytes, bool, int, float, complex, type(None)) or isinstance(value, np.number | np.bool_)
 
 
 class _Answering:

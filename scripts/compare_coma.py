@@ -3,7 +3,8 @@
     python scripts/compare_coma.py --out coma-runs [--tasks climbing two-step spread foraging] [--seeds 0-4] [--jobs 2]
 
 (a) fresh batches, (b) replay with all actions drawn afresh, (c) replay with stored actions and the joint ratio. A run that
-exists and is finished is not trained again, so an interrupted comparison goes on where it was.
+exists and is finished is not trained again, so an interrupted comparison goes on where it was. QMIX stands there twice: under the
+task's own preset (fresh batches, one look at each step) and from the replay (eight looks: the better way to few env steps).
 """
 
 import argparse
@@ -27,6 +28,7 @@ FORMS = {
     "coma (b) resampled": {"matrix": "matrix,coma-matrix-resampled", "else": "{},coma-resampled"},
     "coma (c) stored": {"matrix": "matrix,coma-matrix-stored", "else": "{},coma-stored"},
     "qmix": {"matrix": "matrix", "else": "{}"},
+    "qmix from replay": {"matrix": "matrix", "spread": "spread,mpe", "else": "{},replay"},
 }
 """name -> its presets."""
 
@@ -36,7 +38,7 @@ def train(task: str, form: str, *, out: Path, seeds: str, jobs: int) -> tuple[Pa
     name, preset, steps = TASKS[task]
     presets = FORMS[form].get(preset, FORMS[form]["else"]).format(preset)
     folder = out / f"{task}-{form.replace(' ', '-')}"
-    algo = "qmix" if form == "qmix" else "coma"
+    algo = form.split()[0]
     command = [sys.executable, "-m", "teamcredit.marl.cli", "train", name, "--algo", algo, "--preset", presets, "--steps", steps]
     command += ["--seeds", seeds, "--jobs", str(jobs), "--out", str(folder), "--no-progress", "--quiet"]
     done = len(list(folder.glob("**/result.json")))

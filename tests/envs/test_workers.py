@@ -32,6 +32,13 @@ from gymnasium.spaces import Box, Discrete
 from pettingzoo import ParallelEnv
 
 
+class Stubborn(Exception):
+    """Pickles, and cannot be made again from what was pickled."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} {other}")
+
+
 class Odd(ParallelEnv):
     """Images, unequal action counts, masks, deaths, a state of its own, ends of both kinds; some of a's actions break things."""
 
@@ -78,6 +85,8 @@ class Odd(ParallelEnv):
             os.kill(os.getpid(), signal.SIGKILL)
         if odd == 7:
             sys.exit(3)
+        if odd == 8:
+            raise ValueError(Stubborn("a", "b"))
         views, infos = self.seen()
         acted, over = self.agents, self.time == self.end
         rewards = dict.fromkeys(acted, float("nan") if odd == 3 else float(self.luck.normal() + self.sum))
@@ -259,6 +268,7 @@ def test_a_copy_in_a_worker_is_shown_by_an_environment_of_this_process(apart):
         (3, ContractBroken, "reward-number: the reward of a at step 1 is nan, not a finite number"),
         (4, ValueError, "the door is stuck"),
         (5, KeyError, "'no such room'"),
+        (8, ValueError, "a b"),
     ],
 )
 def test_what_an_environment_raises_in_a_worker_is_raised_here(apart, odd, cls, sentence):
@@ -266,8 +276,9 @@ def test_what_an_environment_raises_in_a_worker_is_raised_here(apart, odd, cls, 
     action = torch.tensor([[2, 2, 2], [2, 2, 2], [odd, 2, 2]])
     with pytest.raises((cls, RuntimeError)) as caught:
         apart.step(state, action)
-    # A class made inside a function cannot be found from here; its name is kept.
-    assert (type(caught.value), str(caught.value)) == ((RuntimeError, f"Local: {sentence}") if odd == 5 else (cls, sentence))
+    # A class made inside a function cannot be found from here, nor may an object in the arguments be made again; the name is kept.
+    name = {5: "Local", 8: "ValueError"}.get(odd)
+    assert (type(caught.value), str(caught.value)) == ((RuntimeError, f"{name}: {sentence}") if name else (cls, sentence))
     assert "Raised in worker 1 of 2" in caught.value.__notes__[0]
     assert "live.py" in caught.value.__notes__[0]
     if odd == 3:
