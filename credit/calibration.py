@@ -14,6 +14,8 @@ from torch import Tensor
 
 FLOOR = 0.5
 """Least explained variance of returns, and least correlation with real changes, of a critic that is believed."""
+LEAST_EPISODES = 8
+"""Episodes that replaced actions come from before a critic is believed: two actions always correlate by 1 or -1."""
 _ROUNDING = 1e-12  # variance, as a share of the mean square, that is taken for none
 
 
@@ -105,7 +107,7 @@ def judge_critic(returns: Calibration | None, forks: Calibration | None) -> tupl
     """Is credit from this critic to be believed: True, False, or None where nothing says so; and why, in a sentence.
 
     False as soon as one comparison falls below `FLOOR`; True only where forks were made, since returns say nothing about
-    single actions.
+    single actions, and enough of them: from `LEAST_EPISODES`, the interval of their correlation above 0.
     """
     of_returns = "no step could be set against a real return"
     if returns is not None and math.isnan(returns.explained_variance):
@@ -120,6 +122,8 @@ def judge_critic(returns: Calibration | None, forks: Calibration | None) -> tupl
     if forks.correlation < FLOOR:
         return False, f"{of_forks}, less than {FLOOR:g}"
     if not math.isnan(forks.correlation):
+        if forks.correlation_interval is None or forks.episodes < LEAST_EPISODES or forks.correlation_interval[0] <= 0:
+            return None, f"{of_forks}, but {forks.samples} of them from {forks.episodes} episodes may do that by chance"
         return True, f"{of_returns}, and {of_forks}"
     if math.isnan(forks.slope):
         return None, "it claims the same change for every replaced action, so nothing tells right from wrong"

@@ -17,14 +17,19 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from .base import Step, TeamEnv, View
+from .base import Step, TeamEnv, TeamSpec, View
 from .check_parallel import broken_parallel_rules
 from .check_step import Broken, broken_in_play, broken_spec
 from .errors import ContractBroken
 from .pettingzoo import PettingZooTeam
 from .randomness import choice, copy_seeds, fold
 
-_MAX_STEPS = 400
+_MAX_STEPS, _FEWEST_STEPS = 400, 8
+_ROOM = 1_000_000_000
+"""Bytes that the views of all plays together may take: those of whole screens fill a machine's memory in 400 steps."""
+_COPIES = 3
+_KEPT = 4
+"""Plays of three copies whose views are held at one time, at the most."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def check_team_env(env: Any, *, episodes: int = 3, seed: int = 0) -> None:
 
 
 def broken_rules(env: Any, *, episodes: int = 3, seed: int = 0) -> list[Broken]:
-    """Every rule that `env` breaks in `episodes` episodes of random play (at most 400 env steps), at most one sentence each.
+    """Every rule that `env` breaks in `episodes` episodes of random play (at most `longest_play` env steps), at most one sentence each.
 
     Args:
         env: a TeamEnv, or a maker (zero arguments) of ParallelEnvs.
@@ -72,7 +77,7 @@ def broken_rules(env: Any, *, episodes: int = 3, seed: int = 0) -> list[Broken]:
 def _broken(env: TeamEnv, episodes: int, seed: int) -> Iterator[Broken]:
     """The rules in order; those that a crash or a malformed step makes untestable are left out."""
     yield from broken_spec(env.spec)
-    seeds = copy_seeds(seed, 3)
+    seeds = copy_seeds(seed, _COPIES)
     try:
         play = play_randomly(env, seeds, episodes, salt=seed)
         malformed = list(broken_in_play(env.spec, play.first, play.actions, play.steps, play.views))
@@ -87,14 +92,15 @@ def _broken(env: TeamEnv, episodes: int, seed: int) -> Iterator[Broken]:
 
 
 def play_randomly(env: TeamEnv, seeds: Int[Tensor, " env"], episodes: int, *, salt: int = 0) -> Play:
-    """Random available actions until every copy has ended `episodes` times, or 400 env steps are played.
+    """Random available actions until every copy has ended `episodes` times, or `longest_play` env steps are played.
 
     The actions depend on copy seed and step alone, so one copy gets the same ones whatever stands beside it.
     """
     state, view = env.reset(seeds.clone())
     play = Play(seeds=seeds, first=view, actions=[], steps=[], views=[])
     ended = torch.zeros(len(seeds), dtype=torch.int64)
-    while bool((ended < episodes).any()) and len(play.steps) < _MAX_STEPS:
+    steps = longest_play(env.spec)
+    while bool((ended < episodes).any()) and len(play.steps) < steps:
         action = random_action(seeds, view, len(play.steps), salt)
         state, step, view = env.step(state, action.clone(), autoreset=True)
         play.actions.append(action)
@@ -102,6 +108,12 @@ def play_randomly(env: TeamEnv, seeds: Int[Tensor, " env"], episodes: int, *, sa
         play.views.append(view)
         ended += (step.terminated | step.truncated).cpu().long()
     return play
+
+
+def longest_play(spec: TeamSpec) -> int:
+    """Env steps of one play: 400, fewer where agents see so much that the plays would fill the memory."""
+    view = spec.num_agents * spec.obs_dim * spec.obs_dtype.itemsize + 4 * spec.state_dim
+    return min(_MAX_STEPS, max(_FEWEST_STEPS, _ROOM // (_KEPT * _COPIES * view)))
 
 
 def random_action(seeds: Int[Tensor, " env"], view: View, step: int, salt: int) -> Int[Tensor, "env agent"]:

@@ -75,20 +75,33 @@ class ImageOptions:
             env = supersuit.frame_skip_v0(LivingOnly(env), self.frame_skip)
         return env
 
+    @property
+    def _off(self) -> str:
+        """The options that switch off what is asked for, by the user or by a preset."""
+        given = (self.resize is not None and "--env.resize none", self.color_reduction is not None and "--env.color-reduction none")
+        return " ".join(text for text in given if text)
+
     def _check_image(self, space: spaces.Space, who: str) -> None:
         option = "resize" if self.color_reduction is None else "color-reduction"
         shape = space.shape or ()
         is_image = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(shape) in (2, 3)
         if not is_image:
             shown = f"{type(space).__name__} of shape {shape}, {space.dtype}"
+            if isinstance(space, spaces.Dict):
+                shown = f"Dict of {', '.join(space)}"
             raise UnsupportedTask(
                 f"--env.{option} is for images of bytes (height, width, channels); {who} observes a {shown}.",
-                f"Leave --env.{option} out.",
+                f"Use {self._off}.",
+            )
+        if self.color_reduction is None and len(shape) == 3 and shape[2] not in (1, 3, 4):
+            raise UnsupportedTask(
+                f"--env.resize is for images of 1, 3 or 4 channels, which come last; {who} observes one of shape {shape}.",
+                "Use --env.resize none.",
             )
         if self.color_reduction is not None and (len(shape) != 3 or shape[2] != 3):
             raise UnsupportedTask(
                 f"--env.color-reduction is for images of three colours; {who} observes one of shape {shape}.",
-                "Leave --env.color-reduction out.",
+                "Use --env.color-reduction none.",
             )
 
 

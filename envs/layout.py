@@ -8,7 +8,7 @@ import numpy as np
 from pettingzoo import AECEnv
 
 from .errors import ContractBroken, UnsupportedTask
-from .spaces import ActionPlan, ObsPlan, plan_action, plan_obs
+from .spaces import ActionPlan, ObsPlan, holds_small_numbers, plan_action, plan_obs
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ def lay_out(env: Any, name: str, team_reward: str, time_limit: int | None, state
     if not hasattr(env, "possible_agents"):
         raise UnsupportedTask(f"{name} gives a {type(env).__name__}, not a PettingZoo ParallelEnv (it has no possible_agents).", "Wrap it.")
     agents = tuple(env.possible_agents)
+    if isinstance(env.possible_agents, set | frozenset):  # its order is another one in every process
+        agents = tuple(sorted(agents, key=str))
     if not agents or len(set(agents)) < len(agents):
         raise ContractBroken("possible-agents", f"possible_agents is {list(agents)}; it must name at least one agent and none twice")
     action_plans = tuple(plan_action(agent, env.action_space(agent), discrete_remedy) for agent in agents)
@@ -66,11 +68,15 @@ def lay_out(env: Any, name: str, team_reward: str, time_limit: int | None, state
         obs_shape=obs_plans[0].image if len({(plan.shape, plan.is_image) for plan in obs_plans}) == 1 else None,
         state_shape=None if probe is None else probe.shape,
         state_dim=len(agents) * obs_dim if probe is None else probe.size,
-        state_is_image=all_images if probe is None else probe.dtype == np.uint8,
+        state_is_image=all_images if probe is None else _is_pixels(env, probe),
         masked=any(plan.in_dict for plan in obs_plans) or any("action_mask" in info for info in infos.values()),
         team_reward=team_reward,
         time_limit=time_limit,
     )
+
+
+def _is_pixels(env: Any, state: np.ndarray) -> bool:
+    return state.dtype == np.uint8 and not holds_small_numbers(getattr(env, "state_space", None))
 
 
 def _probe_state(env: Any) -> np.ndarray | None:

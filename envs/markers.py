@@ -34,8 +34,11 @@ def told_place(told: Any, agent: str) -> Place | None:
     """What a `locate` gave, as a place."""
     if told is None:
         return None
-    numbers = [float(value) for value in told]
-    if len(numbers) not in (2, 3):
+    try:
+        numbers = [float(value) for value in told]
+    except (TypeError, ValueError):
+        numbers = []
+    if len(numbers) not in (2, 3) or not np.isfinite(numbers).all():
         raise ValueError(f"locate({agent!r}) gave {told!r}; give (x, y) or (x, y, radius) in pixels of the frame, or None")
     x, y, radius = (*numbers, 12.0)[:3]
     return Place(x, y, radius)

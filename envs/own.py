@@ -9,7 +9,7 @@ from typing import Any
 from .base import TeamEnv
 from .errors import MissingPackage, UnknownTask, UnsupportedTask
 from .images import IMAGE_OPTIONS, ImageOptions, split_image_options
-from .packages import check_options, options_of
+from .packages import check_options, named_parameters, options_of
 from .pettingzoo import PettingZooTeam, TeamReward
 
 
@@ -45,6 +45,7 @@ def load_function(task: str) -> Callable[..., Any]:
 def make_own(
     function: Callable[..., Any],
     name: str,
+    /,
     *,
     team_reward: TeamReward | None = None,
     time_limit: int | None = None,
@@ -56,7 +57,7 @@ def make_own(
     The image options (images.py) apply to its ParallelEnv; a parameter of `function` with such a name goes before them.
     """
     allowed = options_of(function)
-    images, options = split_image_options(options, own=allowed or ())
+    images, options = split_image_options(options, own=named_parameters(function))
     if allowed is not None:
         check_options(name, options, [*allowed, *IMAGE_OPTIONS])
     if render_mode is not None and (allowed is None or "render_mode" in allowed):

@@ -7,6 +7,7 @@ the agents' rewards form the team's, which action does nothing, what ends an epi
 import importlib
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from .errors import MissingPackage, UnknownTask, UnsupportedTask, did_you_mean
@@ -37,6 +38,13 @@ _PETTINGZOO_REMEMBERS = ("butterfly/knights_archers_zombies",)
 _PETTINGZOO_UNDRAWN = ("butterfly/cooperative_pong",)
 # Only discrete actions can be learned here, and its own default is the other kind.
 _PETTINGZOO_OPTIONS = {"butterfly/pistonball": {"continuous": False}}
+# Labels of the actions, and which of them does nothing.
+_PETTINGZOO_ACTIONS: dict[str, tuple[tuple[str, ...], int]] = {
+    "butterfly/knights_archers_zombies": (("forward", "backward", "turn_left", "turn_right", "attack", "wait"), 5),
+    "butterfly/cooperative_pong": (("stay", "up", "down"), 0),
+    "butterfly/pistonball": (("down", "stay", "up"), 1),
+    "sisl/pursuit": (("left", "right", "up", "down", "stay"), 4),
+}
 _PETTINGZOO_DISCRETE_REMEDY = {"butterfly/pistonball": "Use --env.continuous false, or wrap it."}
 
 
@@ -49,16 +57,22 @@ def check_options(task: str, given: Iterable[str], allowed: Iterable[str]) -> No
             raise ValueError(f'{task} has no option "{name}". {f"{hint} " if hint else ""}Options: {", ".join(allowed) or "none"}.')
 
 
+def named_parameters(maker: Callable[..., Any]) -> list[str]:
+    """The arguments that `maker` takes by a name."""
+    parameters = inspect.signature(maker).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)]
+
+
 def options_of(maker: Callable[..., Any]) -> list[str] | None:
     """The keyword arguments `maker` takes, or None where it takes any."""
     parameters = inspect.signature(maker).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return None if takes_any else named_parameters(maker)
 
 
 def make_mpe(
     scenario: str,
+    /,
     *,
     team_reward: TeamReward | None = None,
     time_limit: int | None = None,
@@ -98,7 +112,7 @@ def _mpe_actions(scenario: str, options: dict[str, Any]) -> tuple[tuple[tuple[st
 
 
 def make_lbf(
-    size: str, *, team_reward: TeamReward | None = None, time_limit: int | None = None, relative_obs: bool = False, **options: Any
+    size: str, /, *, team_reward: TeamReward | None = None, time_limit: int | None = None, relative_obs: bool = False, **options: Any
 ) -> PettingZooTeam:
     """Level-based foraging of the given size ("8x8-2p-3f", "2s-8x8-2p-2f-coop"), as the package registers it.
 
@@ -139,7 +153,7 @@ def make_lbf(
     )
 
 
-def make_rware(size: str, *, team_reward: TeamReward | None = None, time_limit: int | None = None, **options: Any) -> PettingZooTeam:
+def make_rware(size: str, /, *, team_reward: TeamReward | None = None, time_limit: int | None = None, **options: Any) -> PettingZooTeam:
     """A robotic warehouse of the given size ("tiny-2ag", "small-4ag-hard"), as the package registers it.
 
     `options` replace what the size says (max_steps, sensor_range, reward_type individual, global or two_stage, ...).
@@ -183,7 +197,7 @@ def find_pettingzoo(task: str) -> str:
 
 
 def make_pettingzoo(
-    task: str, *, team_reward: TeamReward | None = None, time_limit: int | None = None, render_mode: str | None = None, **options: Any
+    task: str, /, *, team_reward: TeamReward | None = None, time_limit: int | None = None, render_mode: str | None = None, **options: Any
 ) -> PettingZooTeam:
     """A task of PettingZoo's registry, by its id ("butterfly/pistonball-v6"); image options as in images.py."""
     import pettingzoo
@@ -203,19 +217,24 @@ def make_pettingzoo(
             check_options(task, options, [*allowed, *IMAGE_OPTIONS])
     if base in _PETTINGZOO_UNDRAWN:
         render_mode = render_mode or "rgb_array"
+    names, noop = _PETTINGZOO_ACTIONS.get(base, ((), None))
     try:
-        return PettingZooTeam(
+        team = PettingZooTeam(
             lambda: images.wrap(pettingzoo.make("parallel", task, render_mode=render_mode, **options), task),
             name=task,
             team_reward=team_reward or _PETTINGZOO_TEAM_REWARD.get(base),
             time_limit=time_limit,
             episode_limit=images.env_steps(options.get("max_cycles")),
+            noop=noop,
             reuse=base not in _PETTINGZOO_REMEMBERS,
             state="observations" if images.reduces else None,
             discrete_remedy=_PETTINGZOO_DISCRETE_REMEDY.get(base, "Wrap it."),
         )
     except FailedToImport as error:
         raise MissingPackage(_extra_of(task)) from error
+    if names:  # how many agents there are is known only now
+        team.spec = replace(team.spec, action_names=(names,) * team.spec.num_agents)
+    return team
 
 
 def _extra_of(task: str) -> str:

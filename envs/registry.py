@@ -106,6 +106,7 @@ def resolve(task: str) -> str:
 
 def make(
     task: str | Callable[[], Any],
+    /,
     *,
     team_reward: str | None = None,
     time_limit: int | None = None,

@@ -1,8 +1,9 @@
 """How one agent's Gymnasium spaces become rows of a tensor: flat observations, numbered actions.
 
-Box observations are flattened, Discrete ones become one-hot, MultiBinary ones are taken as they are; a Dict holds
-`observation` and `action_mask`. Discrete actions are counted from 0; MultiDiscrete ones are numbered in C order
-(the last part runs fastest) where there are at most `MAX_JOINT_CHOICES`. What does not fit is refused by name.
+Box observations are flattened, Discrete ones become one-hot, MultiBinary ones are taken as they are, and so are bytes that
+hold small numbers (a uint8 Box bounded below 128); other bytes are pixels. A Dict holds `observation` and `action_mask`.
+Discrete actions are counted from 0; MultiDiscrete ones are numbered in C order (the last part runs fastest) where there are
+at most `MAX_JOINT_CHOICES`. What does not fit is refused by name.
 """
 
 from dataclasses import dataclass
@@ -83,6 +84,11 @@ def show_space(space: spaces.Space) -> str:
     return str(space)
 
 
+def holds_small_numbers(space: Any) -> bool:
+    """Whether bytes of this space are flags, counts or codes: as pixels, divided by 255, there would be next to nothing of them."""
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and int(space.high.max(initial=0)) < 128
+
+
 def plan_obs(agent: str, space: spaces.Space) -> ObsPlan:
     """How to read `space`; UnsupportedTask where it has no fixed flat form here."""
     inner, in_dict = space, False
@@ -92,7 +98,7 @@ def plan_obs(agent: str, space: spaces.Space) -> ObsPlan:
         return ObsPlan(shape=(), width=int(inner.n), is_image=False, in_dict=in_dict, one_hot_from=int(inner.start))
     if isinstance(inner, spaces.Box | spaces.MultiBinary):
         shape = tuple(inner.shape)
-        is_image = isinstance(inner, spaces.Box) and inner.dtype == np.uint8
+        is_image = isinstance(inner, spaces.Box) and inner.dtype == np.uint8 and not holds_small_numbers(inner)
         return ObsPlan(shape=shape, width=prod(shape), is_image=is_image, in_dict=in_dict)
     raise UnsupportedTask(
         f"{agent} observes {show_space(space)}; observations are Box, Discrete, MultiBinary, or a Dict of observation and action_mask.",

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,15 @@ def read(folder: Path, groups: tuple[str, ...] | None = None) -> Content:
             raise _damaged(folder, f"{name} does not match its checksum")
         loaded[group] = load_bytes(data)
     return Content(meta=state["meta"], groups=loaded)
+
+
+def check_agents(trained: Sequence[str], listed: Sequence[str], task: str) -> None:
+    """CheckpointIncompatible where a task lists other agents, or lists them in another order, than the team was trained with."""
+    if list(trained) != list(listed):
+        raise CheckpointIncompatible(
+            f"the team was trained with the agents {', '.join(trained)}, and {task} lists {', '.join(listed)} now",
+            remedy="let possible_agents list the same agents in one fixed order (that of a set changes from process to process)",
+        )
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

@@ -43,8 +43,10 @@ def critic_document(run: "Run", credit: "CriticCredit") -> dict[str, Any]:
 def critic_text(item: Mapping[str, Any]) -> str:
     """Under the table of credit: what the critic is worth, first the verdict."""
     name = f"critic ({item['reference']})"
-    word = {True: "critic reliable", False: "critic unreliable", None: "critic not tested"}[item["reliable"]]
-    lines = [f"{name}: {word}: {item['why']}." + (" --forks 32 replaces some and plays on." if item["reliable"] is None else "")]
+    untested = item["reliable"] is None and item["calibration"]["forks"] is None
+    undecided = "critic not tested" if untested else "critic undecided"
+    word = {True: "critic reliable", False: "critic unreliable", None: undecided}[item["reliable"]]
+    lines = [f"{name}: {word}: {item['why']}." + (" --forks 32 replaces some and plays on." if untested else "")]
     if item["planted"]:
         planted = ", ".join(f"{agent} ({policy})" for agent, policy in item["planted"].items())
         lines.append(f"{name}: not measured: {planted} did not learn, so to the critic it is part of the environment.")
@@ -62,7 +64,7 @@ def critic_text(item: Mapping[str, Any]) -> str:
     if forks is not None:
         lines.append(
             f"calibration: one-action forks: {_figures(forks, 'replaced actions')}. "
-            "Claimed change of the discounted return against the real one up to the episode's end:"
+            "Claimed loss of discounted return against the real one up to the episode's end:"
         )
         rows = [(agent, number(entry["claimed"]), number(entry["real"]), str(entry["forks"])) for agent, entry in forks["agents"].items()]
         lines.append(table(("agent", "claimed", "real", "replaced actions"), rows))

@@ -54,14 +54,17 @@ def envs_check(
     """
     from ..envs.check import broken_rules
     from ..envs.registry import make
+    from .config import refuse_run_options
 
     options = {name.removeprefix("env."): value for name, value in task_options(env).items()}
+    refuse_run_options(options)
     made = make(task, team_reward=team_reward, time_limit=time_limit, **options)
     broken = broken_rules(made)
     for rule in broken:
         screen.result(f"{rule.rule}: {rule.sentence}")
     if not broken:
-        screen.result(f"{task} keeps every rule: {made.spec.num_agents} agents, {made.spec.num_actions} actions")
+        count = made.spec.num_agents
+        screen.result(f"{task} keeps every rule: {count} agent{'s' if count > 1 else ''}, {made.spec.num_actions} actions")
     screen.document({"task": task, "ok": not broken, "broken": [{"rule": rule.rule, "sentence": rule.sentence} for rule in broken]})
     return NO if broken else OK
 

@@ -1,4 +1,4 @@
-"""The command that shows a trained team: one greedy episode as a film."""
+"""The command that shows a trained team: one episode as a film."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ def play(
     common: CommonOptions = NO_COMMON,
     screen: Output,
 ) -> int:
-    """Play one greedy episode, without a display, and write it as a film with every agent marked.
+    """Play one episode, without a display, and write it as a film with every agent marked.
 
     Parameters
     ----------

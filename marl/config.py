@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that `marl --help` answers at once. Counts ar
 unless the name says otherwise.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -95,9 +96,9 @@ class LearnerConfig:
     gamma: float = 0.95
     """Discount per env step."""
     td_lambda: float = 0.0
-    """TD(lambda) returns: 0 is one-step, 1 is Monte Carlo up to the end of the batch (split) or of the window (uniform, and gru)."""
+    """TD(lambda) returns: 0 is one-step, 1 Monte Carlo up to the end of the batch (split) or window (uniform, gru); not of critics."""
     n_step: int = 1
-    """n-step returns; with td_lambda 0 only."""
+    """n-step returns; with td_lambda 0 only, and not of critics (critic.target)."""
     double: bool = True
     """Double Q-learning: the live network chooses the next action, the target network values it."""
     target: Literal["hard", "soft", "none"] = "hard"
@@ -131,7 +132,7 @@ class LearnerConfig:
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Epsilon-greedy over the available actions; epsilon falls linearly with env steps."""
+    """Epsilon-greedy over the available actions (coma: epsilon uniform, else softmax); epsilon falls linearly with env steps."""
 
     start: float = 1.0
     """Epsilon at the first env step."""
@@ -297,6 +298,7 @@ class Config:
     def __post_init__(self):
         _at_least("steps", self.steps, 0)
         _at_least("workers", self.workers, 0)
+        refuse_run_options(self.env)
         recurrent, replay, learner = self.network.kind == "gru", self.replay, self.learner
         if recurrent and replay.window == 1:
             raise ValueError(
@@ -344,6 +346,14 @@ class Config:
                 f"critic.target {critic.target} needs replay.window above 1: uniform samples and recurrent networks compute returns inside "
                 "their window (--window 8), or use --critic.target one-step"
             )
+
+
+def refuse_run_options(env: Iterable[str]) -> None:
+    """ValueError for an option among those of a task that is the run's own."""
+    for name in ("team_reward", "time_limit", "workers"):
+        if name in env:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"env.{name} is an option of the run, not of its task: write {flag} instead of --env.{flag[2:]}")
 
 
 def _at_least(name: str, value: int, low: int) -> None:

@@ -20,10 +20,11 @@ from ..credit.counterfactual import expected_gradient_weight, reference_advantag
 from ..credit.intervals import mean_interval
 from ..envs.base import TeamSpec
 from ..envs.native import NativeEnv
-from .critic_episodes import Record, ValuedTeam, mean_over, play_on, record, valued_team
+from .critic_episodes import Record, ValuedTeam, play_on, record, valued_team
 from .errors import ConfigError
 from .evaluate import CREDIT_SEEDS, seeds_from
 from .exploration import uniform_action
+from .learners.critic import mean_over, own
 from .run import Run
 
 NATIVE_FORKS = 64
@@ -33,8 +34,8 @@ LUCKS = 8
 OWN_SHARE = 0.5
 """Largest part of a return that may be the critic's own value of the last view."""
 _ESTIMAND = (
-    "expected change of the discounted team return, by the critic, when the agent's one action is replaced by the reference "
-    "and everybody goes on as trained; mean over the agent's decisions"
+    "discounted team return lost, by the critic, when one action of the agent is replaced by the reference and everybody goes on "
+    "as trained; mean over the agent's decisions"
 )
 
 
@@ -43,11 +44,11 @@ class Forks:
     """Single actions replaced by the reference where it acts otherwise, and the rest of the episode played again."""
 
     calibration: Calibration
-    """Claimed changes of the discounted return against real ones (up to the episode's end), actions pooled over agents."""
+    """Claimed losses of discounted return against real ones (up to the episode's end), actions pooled over agents."""
     claimed: Float[Tensor, " agent"]
-    """Mean claimed change per agent; NaN where none of its actions was replaced."""
+    """Mean claimed loss per agent; NaN where none of its actions was replaced."""
     real: Float[Tensor, " agent"]
-    """Mean real change of the same actions."""
+    """Mean real loss from the same replacements."""
     low: Float[Tensor, " agent"]
     """Of its 95% t interval over them (approximate)."""
     high: Float[Tensor, " agent"]
@@ -167,7 +168,7 @@ def returns_to_go(reward: Float[Tensor, "time episode"], tail: Float[Tensor, " e
 
 def calibrate_returns(valued: ValuedTeam, played: Record, counted: Bool[Tensor, " time"]) -> tuple[Calibration | None, float]:
     """Q(s_t, u_t), the mean of the deciding agents' rows, against G_t; and the mean share of G_t that is the critic's own tail."""
-    taken = played.rows.gather(-1, played.action.unsqueeze(-1)).squeeze(-1)
+    taken = own(played.rows, played.action)
     real = played.running & played.decided.any(-1) & counted.unsqueeze(1)
     if not real.any():
         return None, math.nan

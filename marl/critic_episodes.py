@@ -16,9 +16,9 @@ from ..envs.native import NativeEnv, map_tensors
 from ..envs.randomness import EXPLORE, Clock, fold
 from .critic import CounterfactualCritic
 from .errors import ConfigError
-from .evaluate import LONGEST_EPISODE, copies_at_once
+from .evaluate import copies_at_once, refuse_endless
 from .exploration import Explore, epsilon_at, greedy_probabilities, softmax_epsilon, softmax_probabilities
-from .learners.critic import Probabilities
+from .learners.critic import Probabilities, mean_over
 from .policies import Team, override
 from .run import Run
 from .trainer import make_learner
@@ -180,20 +180,6 @@ def _record_together(valued: ValuedTeam, seeds: Tensor, keep_moments: bool) -> R
     return Record(
         **tensors, length=length, truncated=truncated, last_value=last_value, moments=(tuple(moments),) if keep_moments else ()
     )  # fmt: skip
-
-
-def refuse_endless(env: TeamEnv, running: Tensor, clock: Clock) -> None:
-    """ConfigError where an episode seems never to end."""
-    if bool(running.any()) and int(clock.step.max()) >= LONGEST_EPISODE:
-        raise ConfigError(
-            f"{env.spec.name}: an episode did not end within {LONGEST_EPISODE:,} env steps, so its return cannot be measured",
-            remedy="cut episodes with --time-limit N",
-        )
-
-
-def mean_over(values: Float[Tensor, "*batch agent"], chosen: Bool[Tensor, "*batch agent"]) -> Float[Tensor, "*batch"]:
-    """The mean over the chosen agents; 0 where none is."""
-    return torch.where(chosen, values, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..envs.base import TeamEnv
@@ -105,12 +105,17 @@ def _play_together(env: TeamEnv, team: Team, seeds: Tensor, overrides: Sequence[
         env_steps += int(running.sum())
         running = running & ~(step.terminated | step.truncated)
         clock = clock.tick()
-        if bool(running.any()) and int(clock.step[0]) >= LONGEST_EPISODE:
-            raise ConfigError(
-                f"{spec.name}: an episode did not end within {LONGEST_EPISODE:,} env steps, so its return cannot be measured",
-                remedy="cut episodes with --time-limit N",
-            )
+        refuse_endless(env, running, clock)
     return Episodes(returns, agent_returns if per_agent else None, active / choices.clamp(min=1), choices, env_steps)
+
+
+def refuse_endless(env: TeamEnv, running: Bool[Tensor, " episode"], clock: Clock) -> None:
+    """ConfigError where an episode seems never to end."""
+    if bool(running.any()) and int(clock.step.max()) >= LONGEST_EPISODE:
+        raise ConfigError(
+            f"{env.spec.name}: an episode did not end within {LONGEST_EPISODE:,} env steps, so its return cannot be measured",
+            remedy="cut episodes with --time-limit N",
+        )
 
 
 def seeds_from(first: int, count: int) -> Int[Tensor, " episode"]:

@@ -1,4 +1,4 @@
-"""Reading a trained team: who earned what, and who does not pull its weight, from paired greedy episodes.
+"""Reading a trained team: who earned what, and who does not pull its weight, from paired episodes without exploration.
 
 An absent agent stays in the world and follows a named reference (no-op, or uniform over its available actions); the same
 episode number means the same seeds and random numbers for every coalition. Estimators and tests live in `credit/`;

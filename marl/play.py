@@ -1,4 +1,4 @@
-"""One greedy episode of a run's team as moments with pictures, and as a film in which every agent is marked.
+"""One episode of a run's team as moments with pictures, and as a film in which every agent is marked.
 
 The episode is one of `marl eval`: the same team, seeds and random numbers, so its return is the one reported there.
 """
@@ -148,7 +148,7 @@ def cast_of(env: TeamEnv, team: Team, title: str) -> Cast:
 def frames(
     run: "Run | str", *, episode: int = 0, seed: int | None = None, steps: int | None = None, scale: int | float = 1.0
 ) -> Iterator[tuple[Moment, Image.Image]]:
-    """Each moment of a greedy episode with its finished picture (arguments as `play`)."""
+    """Each moment of an episode with its finished picture (arguments as `play`)."""
     from .run import open_run
 
     _check_numbers(episode, steps, scale)
@@ -190,7 +190,7 @@ def play(
     fps: int | float = 10.0,
     scale: int | float = 1.0,
 ) -> Film:
-    """Play one greedy episode of a run's team and write it as a film with every agent marked.
+    """Play one episode of a run's team and write it as a film with every agent marked.
 
     Args:
         out: .webp or .gif; .png: one picture, the one after `steps` env steps or else from the middle. Default: a .webp in the run folder.

@@ -43,7 +43,9 @@ class Run:
     def networks(self) -> Any:
         """The networks as of the checkpoint, by name: utility, and mixer or critic where the run has one."""
         networks = make_learner(self.config, self.env).make_networks(mix_seed(self.config.seed, 1))
-        load_networks(networks, checkpoints.read(self.checkpoint, ("networks",)))
+        content = checkpoints.read(self.checkpoint, ("networks",))
+        checkpoints.check_agents(content.meta["trainer"]["agents"], self.env.spec.agents, self.env.spec.name)
+        load_networks(networks, content)
         return networks
 
     @cached_property

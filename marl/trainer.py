@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..envs.base import Saved, TeamEnv, View
 from ..envs.randomness import Clock, copy_seeds, mix_seed
-from .checkpoint import Content, flatten, unflatten
+from .checkpoint import Content, check_agents, flatten, unflatten
 from .config import Config
 from .data import Minibatch
 from .errors import CheckpointIncompatible, ConfigError, suggest
@@ -268,6 +268,7 @@ class Trainer:
     def restore(self, content: Content) -> None:
         """Back to a dumped state; raises CheckpointIncompatible when it is of another configuration."""
         training, meta = content.groups["training"], content.meta
+        check_agents(meta["agents"], self.env.spec.agents, self.env.spec.name)
         load_networks(self.networks, content)
         if self.targets is not self.networks:
             self.targets.load_state_dict(unflatten(training, "targets"))

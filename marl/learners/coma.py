@@ -6,7 +6,8 @@
 coma.actions stored:     gradient  rho sum_i A_i grad log pi_i(u_i),  rho = prod_j pi_j(u_j) / mu_j(u_j)  over the *joint* action
 coma.actions resampled:  gradient  sum_i sum_a Q(s, (u'_-i, a)) grad pi_i(a),  u' drawn afresh from the current policies
 
-`stored` on a fresh batch (sampling split) is COMA itself: rho is 1 for the first minibatch and corrects the later ones.
+`stored` on a fresh batch (sampling split) is COMA itself: rho is 1 for the first minibatch and corrects the later ones (a
+gru's memory starts anew in its window, burn-in aside, so what it did there is replayed a little off policy from the start).
 From the replay (sampling uniform) it is exact for the states stored, but its variance grows with the distance of pi
 from mu and the number of agents: the effective sample size (sum rho)^2 / (N sum rho^2) is logged, and below
 coma.ess_floor training is refused. `resampled` needs no ratio at all; what remains is that the states are those of the
@@ -67,20 +68,22 @@ class ComaLearner:
         logits, _ = utility_of(networks).unroll(window.obs, window.episode_start, burn_in=minibatch.burn_in)
         policy = softmax_probabilities(logits, steps.available, context.epsilon)
         if self.config.coma.actions == "stored":
-            gain, ratio = stored_gain(policy, rows.detach(), steps)
+            gain, advantage, ratio = stored_gain(policy, rows.detach(), steps)
         else:
             action = draw(policy.detach(), torch.rand(policy.shape[:-1], generator=context.generator))
             with torch.no_grad():
                 rows = critic.rows(features, action, steps.alive)
-            gain, ratio = resampled_gain(policy, rows, action), None
-        return {CRITIC: of_critic, AGENTS: self._actor_loss(gain, policy, ratio, steps, context)}
+            gain = resampled_gain(policy, rows, action)
+            advantage, ratio = gain.detach(), None  # of the drawn actions, with the other sign
+        return {CRITIC: of_critic, AGENTS: self._actor_loss(gain, advantage, policy, ratio, steps, context)}
 
-    def _actor_loss(self, gain: Tensor, policy: Tensor, ratio: Tensor | None, steps: Rollout, context: Context) -> Loss:
+    def _actor_loss(self, gain: Tensor, advantage: Tensor, policy: Tensor, ratio: Tensor | None, steps: Rollout, context: Context) -> Loss:
         real = acting(steps)
         entropy = -(policy * policy.clamp(min=SMALLEST).log()).sum(-1)
         gain = torch.where(real, gain, 0.0)
         entropy = torch.where(real, entropy, 0.0)
-        metrics = {"entropy": entropy.detach().sum(), "advantage": gain.detach().abs().sum() * context.scale}
+        size = torch.where(real, advantage.abs(), 0.0)
+        metrics = {"entropy": entropy.detach().sum(), "advantage": size.sum() * context.scale}
         if ratio is not None:
             per_agent = torch.where(real, ratio.unsqueeze(-1), 0.0)
             metrics |= {"ratio": per_agent.sum(), "ratio_square": per_agent.square().sum()}
@@ -107,12 +110,12 @@ class ComaLearner:
         return line | {"effective_sample_size": share}
 
 
-def stored_gain(policy: Tensor, rows: Tensor, steps: Rollout) -> tuple[Tensor, Tensor]:
-    """rho A_i log pi_i(u_i), whose gradient is COMA's, per agent; and rho, (time, env)."""
+def stored_gain(policy: Tensor, rows: Tensor, steps: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+    """rho A_i log pi_i(u_i), whose gradient is COMA's, and A_i, per agent; and rho, (time, env)."""
     advantage = counterfactual_advantage(rows, policy.detach(), steps.action)
     chosen = own(policy, steps.action)
     ratio = joint_ratio(chosen.detach(), steps)
-    return ratio.unsqueeze(-1) * advantage * chosen.clamp(min=SMALLEST).log(), ratio
+    return ratio.unsqueeze(-1) * advantage * chosen.clamp(min=SMALLEST).log(), advantage, ratio
 
 
 def resampled_gain(policy: Tensor, rows: Tensor, action: Tensor) -> Tensor:

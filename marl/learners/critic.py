@@ -68,7 +68,7 @@ class CriticLearner:
         if self.config.own_critic.target == "one-step":
             taken = trace = torch.zeros_like(reward)
         else:
-            taken = _mean(own(critic.rows(features, steps.action, steps.alive), steps.action), steps.alive)
+            taken = mean_over(own(critic.rows(features, steps.action, steps.alive), steps.action), steps.alive)
             pi = own(self.probabilities(out, steps.available, context.epsilon), steps.action)
             if self.config.own_critic.target == "retrace":
                 trace = joint_ratio(pi, steps).clamp(max=1.0)
@@ -94,7 +94,7 @@ class CriticLearner:
         action = draw(policy, torch.rand(policy.shape[:-1], generator=context.generator))
         memory = features if critic.memory_dim else features[..., :0]
         rows = critic.rows(critic.step(steps.next_state, steps.next_obs, memory), action, steps.next_alive)
-        return _mean((policy * rows).sum(-1), steps.next_alive)
+        return mean_over((policy * rows).sum(-1), steps.next_alive)
 
     def evaluate(self, networks: nn.ModuleDict, minibatch: Minibatch) -> Float[Tensor, "time env agent hidden"]:
         """The live critic's features of a window, with a gradient."""
@@ -155,5 +155,6 @@ def joint_ratio(pi: Float[Tensor, "time env agent"], steps: Rollout) -> Float[Te
     return torch.where(steps.alive, pi / steps.behaviour, 1.0).prod(-1)
 
 
-def _mean(values: Float[Tensor, "time env agent"], alive: Bool[Tensor, "time env agent"]) -> Float[Tensor, "time env"]:
-    return torch.where(alive, values, 0.0).sum(-1) / alive.sum(-1).clamp(min=1)
+def mean_over(values: Float[Tensor, "*batch agent"], chosen: Bool[Tensor, "*batch agent"]) -> Float[Tensor, "*batch"]:
+    """The mean over the chosen agents; 0 where none is."""
+    return torch.where(chosen, values, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)

@@ -114,18 +114,25 @@ GOOD, POOR = (
     calibrate(numbers(0, 1, 2, 3), numbers(0, 2, 1, 3), torch.arange(4)),
     calibrate(numbers(0, 1, 2), numbers(1, 0, 1), torch.arange(3)),
 )
+MANY = calibrate(numbers(0, 1, 2, 3).repeat(16), numbers(0, 2, 1, 3).repeat(16), torch.arange(64))
+"""GOOD's figures from sixteen times as many samples."""
+LINE = calibrate(numbers(0, 1), numbers(3, 5), torch.arange(2))
+NOISE = calibrate(torch.arange(8.0), numbers(4, 0, 3, 1, 2, 6, 5, 4), torch.arange(8))
 ALIKE, FLAT = calibrate(numbers(0, 1), numbers(2, 2), torch.arange(2)), calibrate(numbers(1, 1), numbers(1, 1), torch.arange(2))
 
 
 @pytest.mark.parametrize(
     "returns, forks, reliable, why",
     [
-        (GOOD, GOOD, True, "explains 0.6 of the variance of real returns, and the changes .* correlate by 0.8"),
+        (GOOD, MANY, True, "explains 0.6 of the variance of real returns, and the changes .* correlate by 0.8"),
+        (GOOD, GOOD, None, "correlate by 0.8 with the real ones, but 4 of them from 4 episodes may do that by chance"),
+        (GOOD, LINE, None, "correlate by 1 with the real ones, but 2 of them from 2 episodes may do that by chance"),
+        (GOOD, NOISE, None, "correlate by 0.5.* with the real ones, but 8 of them from 8 episodes may do that by chance"),
         (GOOD, None, None, "no action was replaced"),
-        (POOR, GOOD, False, "explains -3 of the variance of real returns, less than 0.5"),
+        (POOR, MANY, False, "explains -3 of the variance of real returns, less than 0.5"),
         (GOOD, POOR, False, "correlate by 0 with the real ones, less than 0.5"),
-        (ALIKE, GOOD, True, "all real returns are alike"),
-        (None, GOOD, True, "no step could be set against"),
+        (ALIKE, MANY, True, "all real returns are alike"),
+        (None, MANY, True, "no step could be set against"),
         (None, None, None, "no step could be set against"),
         (GOOD, ALIKE, False, "the real change was the same for all"),
         (GOOD, FLAT, None, "the same change for every replaced action"),

@@ -130,3 +130,25 @@ def test_relative_coordinates_stand_behind_the_packages_observation():
 @pytest.mark.parametrize(("options", "expected"), [({}, (0.0, 1.0)), ({"penalty": 0.1}, None), ({"normalize_reward": False}, None)])
 def test_the_return_range_of_foraging_is_given_only_where_it_is_known(options, expected):
     assert make("lbf/8x8-2p-3f", **options).spec.return_range == expected
+
+
+def pursuers(env) -> list:
+    return [tuple(agent.current_position()) for agent in env.unwrapped.env.pursuers]
+
+
+def archers_and_knights(env) -> list:
+    return [(player.rect.x, player.rect.y) for player in env.unwrapped.agent_map.values()]
+
+
+@pytest.mark.parametrize(
+    ("task", "places"), [("sisl/pursuit-v5", pursuers), ("butterfly/knights_archers_zombies-v11", archers_and_knights)]
+)
+def test_the_action_called_staying_moves_nobody_and_another_does(task, places):
+    env = make(task)
+    state, _ = env.reset(torch.zeros(1, dtype=torch.int64))
+    before = places(env.live(state, 0))
+    still, _, _ = env.step(state, torch.tensor([list(env.spec.noop)]))
+    assert places(env.live(still, 0)) == before
+    moved, _, _ = env.step(still, torch.zeros(1, env.spec.num_agents, dtype=torch.int64))
+    assert places(env.live(moved, 0)) != before
+    assert {len(names) for names in env.spec.action_names} == {env.spec.num_actions}

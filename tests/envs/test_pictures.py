@@ -1,5 +1,6 @@
 """Pictures of tasks: agents are where the state says, in colours and numbers of their own; what is no picture is refused."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -323,9 +324,10 @@ def test_an_environments_own_locate_is_asked():
     assert find_places(env, ("left", "right", "gone")) == (Place(3, 4, 12), Place(10, 20, 5), None)
 
 
-def test_a_locate_that_gives_something_else_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"locate\('left'\) gave \(1,\)"):
-        find_places(SimpleNamespace(locate=lambda agent: (1,)), ("left",))
+@pytest.mark.parametrize("told", [(1,), "middle", 5, (1, None), (float("nan"), 2.0), (1, 2, float("inf"))])
+def test_a_locate_that_gives_something_else_is_refused_by_name(told):
+    with pytest.raises(ValueError, match=rf"locate\('left'\) gave {re.escape(repr(told))}; give \(x, y\) or"):
+        find_places(SimpleNamespace(locate=lambda agent: told), ("left",))
 
 
 class Own:

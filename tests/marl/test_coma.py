@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from teamcredit.credit.counterfactual import counterfactual_advantage
 from teamcredit.envs.base import TeamSpec
 from teamcredit.envs.registry import make as make_task
 from teamcredit.marl.config import ComaConfig, Config, CriticConfig, ExplorationConfig, LearnerConfig, NetworkConfig, ReplayConfig
 from teamcredit.marl.data import Minibatch, Rollout
 from teamcredit.marl.errors import TooFarOffPolicy
+from teamcredit.marl.exploration import softmax_probabilities
 from teamcredit.marl.learners import coma, critic
 from teamcredit.marl.learners.base import AGENTS, CRITIC, Context, Loss
 from teamcredit.marl.learners.coma import ComaLearner
+from teamcredit.marl.learners.critic import acting
 from teamcredit.marl.replay import Replay
 from teamcredit.marl.trainer import Trainer
 from torch import Tensor, nn
@@ -302,6 +305,21 @@ def test_what_is_shown_of_the_advantage_is_in_raw_units_whatever_the_scale():
     assert scaled.reward_power == 1  # an advantage, not its square
     torch.testing.assert_close(scaled.metrics["advantage"], 4 * plain.metrics["advantage"])
     assert scaled.metrics["entropy"] == plain.metrics["entropy"]
+
+
+def test_what_is_shown_of_the_advantage_is_the_advantage_whatever_the_ratio():
+    learner, steps = make(), rollout()
+    networks = learner.make_networks(0)
+    twice = with_ratios(learner, networks, steps, torch.full((STEPS, COPIES), 2.0))
+    shown = [
+        learner.losses(networks, networks, Minibatch(data), planned={}, context=Context())[AGENTS].metrics["advantage"]
+        for data in (steps, twice)
+    ]
+    rows = networks["critic"].rows(networks["critic"].features(steps.state, steps.obs), steps.action, steps.alive)
+    logits, _ = networks["utility"](steps.obs, steps.obs[..., :0])
+    advantage = counterfactual_advantage(rows, softmax_probabilities(logits, steps.available, 0.0), steps.action)
+    torch.testing.assert_close(shown[0], advantage.abs()[acting(steps)].sum())
+    assert torch.equal(*shown)
 
 
 # Nothing is left to chance.

@@ -188,6 +188,23 @@ def test_without_forks_nobody_vouches_for_the_critic(knows):
     assert (credit.forks, credit.reliable, credit.env_steps) == (None, None, 16)
 
 
+def test_what_is_said_of_a_critic_without_verdict_depends_on_whether_it_was_tested(knows):
+    """Three replaced actions per agent fit some line by luck; none at all asks for some."""
+    knows(two_step_rows)
+    run = by_hand(TwoStep(), prefer=(1, 1))
+    said = []
+    for forks in (3, 0):
+        credit = measure_critic_credit(run, reference="random", episodes=8, forks=forks)
+        assert credit.reliable is None
+        said.append(credit_text(run, [estimate_document(run, "critic", credit)]))
+    assert "critic (random): critic undecided: the changes it claims" in said[0]
+    assert "by chance" in said[0]
+    assert "--forks" not in said[0]
+    assert "critic (random): critic not tested: " in said[1]
+    assert "--forks 32 replaces some" in said[1]
+    assert all("discounted team return lost, by the critic, when one action of the agent is replaced" in text for text in said)
+
+
 def test_coma_is_credited_under_its_softmax_policy_with_the_runs_epsilon(knows):
     """Equal outputs and epsilon play every joint action; the critic's rows are exact for each."""
     knows(payoff_rows(PAYOFF))

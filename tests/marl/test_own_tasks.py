@@ -52,6 +52,15 @@ def pair(): return Pair()
 def stuck(): return Pair(fails_at=3)
 def unequal(): return Pair(pay=(1.0, 2.0))
 def rich(): return Pair(pay=(1e30, 1e30))
+
+
+def turned():
+    from pathlib import Path
+
+    env = Pair()
+    if Path("turn").exists():
+        env.possible_agents = ["right", "left"]
+    return env
 '''
 TINY = {"evaluation.episodes": 2, "evaluation.final_episodes": 2, "network.hidden": 8}
 
@@ -96,3 +105,22 @@ def test_training_stops_with_a_sentence_when_a_gradient_is_not_finite_and_saves_
         train("pair_task:rich", steps=2000, options=TINY, out="rich")
     assert load("rich").env_steps == 0
     assert read_metrics(Path("rich")) == []
+
+
+def test_a_team_is_not_used_by_a_task_that_lists_its_agents_in_another_order_now(capsys):
+    run = train("pair_task:turned", algo="vdn", steps=64, options=TINY)
+    Path("turn").touch()
+    for command in (["eval"], ["resume", "--steps", "+64"], ["play"]):
+        assert main([*command, str(run.folder), "--json"]) == 3
+        error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+        assert error["kind"] == "checkpoint-incompatible"
+        assert "trained with the agents left, right, and pair_task:turned lists right, left now" in error["message"]
+        assert "one fixed order" in error["remedy"]
+
+
+@pytest.mark.parametrize("command", ["envs check", "train"])
+def test_an_option_of_the_run_among_those_of_the_task_is_sent_to_its_own_flag(capsys, command):
+    assert main([*command.split(), "pair_task:pair", "--env.time-limit", "3", "--json"]) == 2
+    message = json.loads(capsys.readouterr().out)["error"]["message"]
+    assert "env.time_limit is an option of the run, not of its task: write --time-limit instead of --env.time-limit" in message
+    assert not Path("runs").exists()
