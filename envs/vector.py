@@ -94,6 +94,7 @@ class ProcessCrew:
             for number in shares:
                 if number not in self._workers:
                     self._workers[number] = _Worker(Contract(self.task, self.options, self.layout, _nameless_file()))
+                    self._workers[number].greet()
             for number in shares:
                 failure = self._workers[number].wait_until_ready()
                 if failure is not None:
@@ -152,8 +153,11 @@ class _Worker:
             start_new_session=True,  # a Ctrl-C is for the parent alone
         )
         theirs.close()
+
+    def greet(self) -> None:
+        """Say where its modules are and what it will do; ConnectionError where it is gone already."""
         self.pipe.send(sys.path)
-        self.pipe.send(contract)
+        self.pipe.send(self.contract)
 
     def wait_until_ready(self) -> Failure | None:
         """What the task raised while it was made, if it did."""

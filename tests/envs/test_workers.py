@@ -17,6 +17,7 @@ from teamcredit.envs.errors import ContractBroken, WorkerDied
 from teamcredit.envs.pettingzoo import PettingZooTeam
 from teamcredit.envs.randomness import POLICY, Clock, choice, copy_seeds, mix_seed, split
 from teamcredit.envs.registry import make
+from teamcredit.envs.vector import Pipe as vector_pipe
 from teamcredit.envs.vector import ProcessCrew
 
 torch.set_num_threads(1)
@@ -408,6 +409,26 @@ def test_rollouts_of_published_environments_are_the_same_in_workers(task, copies
     there = make(task, workers=workers)
     assert_plays_alike(make(task), there, copies, steps)
     there.close()
+
+
+def test_a_worker_that_is_gone_before_it_was_told_anything_is_named_too(monkeypatch):
+    monkeypatch.setattr("teamcredit.envs.vector.BOOT", "raise SystemExit(3)")
+    monkeypatch.setattr("teamcredit.envs.vector.Pipe", _closing_pipe)
+    with pytest.raises(WorkerDied, match=r"worker 1 of 1 .* 3"):
+        make("lbf/8x8-2p-3f", workers=1).reset(torch.arange(2))
+
+
+def _closing_pipe():
+    """A pipe to a process that ends at once: what is sent meets a closed end."""
+    ours, theirs = vector_pipe()
+    send = ours.send
+
+    def slowly(message):
+        time.sleep(0.3)
+        send(message)
+
+    ours.send = slowly
+    return ours, theirs
 
 
 @pytest.mark.slow
