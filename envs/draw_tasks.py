@@ -33,10 +33,6 @@ def draw_spread(task: SpreadTask, row: int, now: Joint, size: int) -> Picture:
 
     canvas = Canvas(size, size)
     canvas.box((size / 2 - scale, size / 2 - scale), (2 * scale, 2 * scale), line=LINES)
-    for x, y in crosses:
-        arm = max(5.0, radius / 3)
-        for rise in (-arm, arm):
-            canvas.line([(x - arm, y - rise), (x + arm, y + rise)], INK, 3)
     distance = torch.cdist(agents, agents)
     touching = [[j for j in range(len(centres)) if j != i and distance[i, j] < CONTACT_DISTANCE] for i in range(len(centres))]
     for i, centre in enumerate(centres):
@@ -46,9 +42,15 @@ def draw_spread(task: SpreadTask, row: int, now: Joint, size: int) -> Picture:
         canvas.coin(centre, radius, i)
         if now is not None and now[i]:
             _arrow(canvas, centre, _HEADINGS[now[i]], radius)
+    arm = max(5.0, radius / 4)
+    for colour, width in ((PAPER, 6), (INK, 3)):  # over the discs, so that a covered landmark shows
+        for x, y in crosses:
+            for rise in (-arm, arm):
+                canvas.line([(x - arm, y - rise), (x + arm, y + rise)], colour, width)
     for i, centre in enumerate(centres):
-        if touching[i]:
-            canvas.number(_clear_of(centre, [centres[j] for j in touching[i]], 0.45 * radius), 0.7 * radius, i)
+        near = [centres[j] for j in touching[i]] + [cross for cross in crosses if math.dist(cross, centre) < radius]
+        if near:
+            canvas.number(_clear_of(centre, near, 0.45 * radius), 0.7 * radius, i)
         else:
             canvas.number(centre, radius, i)
     return Picture(canvas.pixels(), tuple(Place(x, y, radius) for x, y in centres), numbered=True)
