@@ -3,7 +3,8 @@
 `check_team_env(env)` raises `ContractBroken` with every broken rule; `broken_rules(env)` returns them. A maker of
 ParallelEnvs is first played by its own rules (check_parallel.py), then adapted. The rules, each by name:
 
-    spec, shapes, dtypes, finite, available, dead-agents, reward, flags   what one step looks like
+    spec, shapes, dtypes, finite, available, dead-agents, reward, flags,
+    state                                                                 what one step looks like
     after, view-after-reset, freeze, episode-limit, return-range, noop    how episodes go on and end
     determinism, history, beside-others                                   the seed alone decides
     inputs-untouched, select, save                                        states can be kept, forked and stored

@@ -29,6 +29,8 @@ def broken_spec(spec: TeamSpec) -> Iterator[Broken]:
         labels, most = getattr(spec, names), spec.num_actions if names == "action_names" else spec.obs_dim
         if labels and (len(labels) != num_agents or max(map(len, labels)) > most):
             yield Broken("spec", f"{names} must hold one tuple per agent ({num_agents}) of at most {most} labels")
+    if spec.state_is_obs and spec.state_dim != num_agents * spec.obs_dim:
+        yield Broken("spec", f"state_is_obs needs a state_dim of {num_agents} x {spec.obs_dim}, not {spec.state_dim}")
     if spec.noop is not None and (len(spec.noop) != num_agents or any(not 0 <= a < spec.num_actions for a in spec.noop if a is not None)):
         yield Broken("spec", f"noop is {spec.noop}; it needs one action below {spec.num_actions} (or None) for each of {num_agents} agents")
     if spec.return_range is not None and spec.return_range[0] > spec.return_range[1]:
@@ -93,6 +95,8 @@ def _broken_view(spec: TeamSpec, view: View, when: str) -> Iterator[Broken]:
     if not bool(view.available.any(-1).all()):
         row, agent = (~view.available.any(-1)).nonzero()[0].tolist()
         yield Broken("available", f"{spec.agents[agent]} of copy {row} has no available action {when}")
+    if spec.state_is_obs and not torch.equal(view.state, _side_by_side(view.obs)):
+        yield Broken("state", f"the spec says that the state is the observations side by side, and it is not {when}")
     dead = ~view.alive
     only_first = torch.zeros(spec.num_actions, dtype=torch.bool, device=dead.device)
     only_first[0] = True
@@ -103,6 +107,12 @@ def _broken_view(spec: TeamSpec, view: View, when: str) -> Iterator[Broken]:
     for agent, noop in zip(range(spec.num_agents), spec.noop or (), strict=False):
         if noop is not None and noop < spec.num_actions and bool((view.alive[:, agent] & ~view.available[:, agent, noop]).any()):
             yield Broken("noop", f"the spec names action {noop} as the no-op of {spec.agents[agent]}, and it is not available {when}")
+
+
+def _side_by_side(obs: Tensor) -> Tensor:
+    """All observations in one row, bytes scaled to [0, 1]: what the replay rebuilds instead of storing it."""
+    row = obs.flatten(1)
+    return row.to(torch.float32) / 255 if row.dtype == torch.uint8 else row
 
 
 def _broken_episodes(spec: TeamSpec, steps: list[Step]) -> Iterator[Broken]:

@@ -104,6 +104,7 @@ def test_a_task_that_keeps_the_contract_has_no_broken_rule():
         {"noop": (0, 7)},
         {"return_range": (4.0, 0.0)},
         {"team_reward": "max"},
+        {"state_is_obs": True},
         {"action_names": (("a", "b"),)},
     ],
 )
@@ -118,6 +119,15 @@ def test_sizes_other_than_the_spec_says_are_named(fields):
 
 def test_another_dtype_than_the_spec_says_is_named():
     assert names(changing(obs_dtype=torch.uint8)) == {"dtypes"}
+
+
+def test_a_state_that_is_not_the_observations_though_the_spec_says_so_is_named():
+    env = seeing(lambda view, task: replace(view, state=view.obs.flatten(1)))
+    env.spec = replace(Walk.spec, state_dim=6, state_is_obs=True)
+    assert names(env) == set()
+    wrong = seeing(lambda view, task: replace(view, state=view.obs.flip(1).flatten(1)))
+    wrong.spec = env.spec
+    assert names(wrong) == {"state"}
 
 
 def late(view, task, **changed):
