@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The figures in README.md, made again: one section each. About an hour on two cores; name sections to run only those.
+# The figures in README.md, made again: one section each. About two hours on two cores; name sections to run only those.
 #   scripts/reproduce.sh [two-step] [spread] [foraging] [lbf] [lazy] [speed] [coma] [critic] [shapes] [workers]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
