@@ -28,10 +28,10 @@ for section in "${sections[@]}"; do
         speed) python scripts/bench_training.py ;;
         coma) python scripts/compare_coma.py --out "$MARL_RUNS/coma" ;;
         critic)
-            marl train native/spread --algo vdn --critic.kind mlp --out "$MARL_RUNS/critic-spread"
-            marl train native/foraging-8x8-2p-3f --algo vdn --critic.kind mlp --steps 1500k --out "$MARL_RUNS/critic-foraging"
+            marl train native/spread --algo vdn --critic.kind mlp --seeds 0-2 --jobs 2 --out "$MARL_RUNS/critic-spread"
+            marl train native/foraging-8x8-2p-3f --algo vdn --critic.kind mlp --steps 1500k --seeds 0-2 --jobs 2 --out "$MARL_RUNS/critic-foraging"
             marl train native/two-step --algo qmix --critic.kind mlp --out "$MARL_RUNS/critic-two-step"
-            python scripts/critic_credit.py "$MARL_RUNS"/critic-{spread,foraging,two-step} --reference random
+            python scripts/critic_credit.py "$MARL_RUNS"/critic-{spread,foraging}/seed-* "$MARL_RUNS/critic-two-step" --reference random
             ;;
         shapes) python scripts/every_shape.py --out "$MARL_RUNS/shapes" ;;
         workers) python -W ignore scripts/bench_workers.py ;;
