@@ -1,7 +1,7 @@
 """Tasks of every shape under their own presets: the contract, 2,000 training steps with peak memory, one picture of the team.
 
     python scripts/every_shape.py                          # all of them, into runs/every-shape
-    python scripts/every_shape.py sisl/pursuit-v5 --steps 500 --out /tmp/shapes
+    python scripts/every_shape.py sisl/pursuit-v5 --steps 500 --out runs/shapes
 
 Each run and each picture is made by `marl` in a process of its own. Exits with 1 where a rule of the contract is broken, a process
 fails, or one took more than 4 GB.
