@@ -53,7 +53,8 @@ class Rounds:
                 self._evaluate_and_save()
             while not self.trainer.finished:
                 self._round()
-            if not self.marks["closed"] or self.marks.get("steps") != self.config.steps:
+            closed = self.marks["closed"] and self.marks.get("steps") == self.config.steps
+            if not closed or not (self.folder / "result.json").exists():  # somebody may have removed it
                 self._close()
         except WorkerDied as died:  # nothing here depends on a worker: the trainer stands where its last whole round ended
             self._save()

@@ -11,6 +11,8 @@ import argparse
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -28,21 +30,42 @@ FORMS = {
     "coma (b) resampled": {"matrix": "matrix,coma-matrix-resampled", "else": "{},coma-resampled"},
     "coma (c) stored": {"matrix": "matrix,coma-matrix-stored", "else": "{},coma-stored"},
     "qmix": {"matrix": "matrix", "else": "{}"},
-    "qmix from replay": {"matrix": "matrix", "spread": "spread,mpe", "else": "{},replay"},
+    "qmix from replay": {"matrix": None, "spread": "spread,mpe", "else": "{},replay"},
 }
 """name -> its presets."""
 
 
-def train(task: str, form: str, *, out: Path, seeds: str, jobs: int) -> tuple[Path, int]:
-    """The folder of the seeds' runs and the exit code."""
-    name, preset, steps = TASKS[task]
-    presets = FORMS[form].get(preset, FORMS[form]["else"]).format(preset)
-    folder = out / f"{task}-{form.replace(' ', '-')}"
-    algo = form.split()[0]
-    command = [sys.executable, "-m", "teamcredit.marl.cli", "train", name, "--algo", algo, "--preset", presets, "--steps", steps]
-    command += ["--seeds", seeds, "--jobs", str(jobs), "--out", str(folder), "--no-progress", "--quiet"]
-    done = len(list(folder.glob("**/result.json")))
-    return folder, 0 if done == len(spread_out(seeds)) else subprocess.run(command, check=False).returncode
+def train(task: str, form: str, presets: str, seed: int, folder: Path) -> int:
+    """One run, gone on with where it was interrupted; the exit code."""
+    name, _, steps = TASKS[task]
+    if (folder / "result.json").exists():
+        return 0
+    marl = [sys.executable, "-m", "teamcredit.marl.cli"]
+    command = [
+        *marl,
+        "train",
+        name,
+        "--algo",
+        form.split()[0],
+        "--preset",
+        presets,
+        "--steps",
+        steps,
+        "--seed",
+        str(seed),
+        "--out",
+        str(folder),
+    ]
+    if (folder / "checkpoints").exists():
+        command = [*marl, "resume", str(folder)]
+    return subprocess.run([*command, "--no-progress", "--quiet"], check=False, stdout=subprocess.DEVNULL).returncode
+
+
+def presets_of(task: str, form: str) -> str | None:
+    """What `--preset` gets; None where the form is no other than the one before it."""
+    own = TASKS[task][1]
+    presets = FORMS[form].get(own, FORMS[form]["else"])
+    return None if presets is None else presets.format(own)
 
 
 def spread_out(seeds: str) -> list[int]:
@@ -51,9 +74,9 @@ def spread_out(seeds: str) -> list[int]:
     return list(range(int(first), int(last or first) + 1))
 
 
-def row(task: str, form: str, folder: Path) -> dict:
+def row(task: str, form: str, folders: list[Path]) -> dict:
     """Final returns of the seeds, their mean, and its 95% t interval over seeds."""
-    returns = [json.loads(path.read_text())["return"]["mean"] for path in sorted(folder.glob("**/result.json"))]
+    returns = [json.loads(path.read_text())["return"]["mean"] for path in (folder / "result.json" for folder in folders)]
     samples = torch.tensor(returns, dtype=torch.float64)
     interval = [float(end) for end in t_interval(samples)] if len(returns) > 1 else None
     return {
@@ -77,19 +100,25 @@ def main() -> int:
     failed = 0
     for task in args.tasks:
         for form in args.forms:
-            folder, code = train(task, form, out=args.out, seeds=args.seeds, jobs=args.jobs)
-            if not list(folder.glob("**/result.json")):
-                print(f"{task:10} {form:20} no run finished (exit {code})", flush=True)
-                failed += 1
+            presets = presets_of(task, form)
+            if presets is None:
                 continue
-            found = row(task, form, folder)
+            folders = {seed: args.out / f"{task}-{form.replace(' ', '-')}" / f"seed-{seed}" for seed in spread_out(args.seeds)}
+            with ThreadPoolExecutor(args.jobs) as pool:
+                codes = list(pool.map(train, repeat(task), repeat(form), repeat(presets), folders, folders.values()))
+            failed += any(codes)
+            finished = [folder for folder in folders.values() if (folder / "result.json").exists()]
+            if not finished:
+                print(f"{task:10} {form:20} no run finished (exit codes {codes})", flush=True)
+                continue
+            found = row(task, form, finished)
             low, high = found["interval"] or (float("nan"), float("nan"))
             shown = " ".join(f"{value:.3g}" for value in found["returns"])
+            left = f"  ({len(folders) - len(finished)} stopped)" if len(finished) < len(folders) else ""
             print(
-                f"{task:10} {form:20} {found['env_steps']:>5}  mean {found['mean']:8.3f}  [{low:.3f}, {high:.3f}]  seeds: {shown}",
+                f"{task:10} {form:20} {found['env_steps']:>5}  mean {found['mean']:8.3f}  [{low:.3f}, {high:.3f}]  seeds: {shown}{left}",
                 flush=True,
             )
-            failed += code != 0
     return int(failed > 0)
 
 

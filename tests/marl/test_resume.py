@@ -218,3 +218,12 @@ def test_two_runs_of_one_configuration_are_the_same_run_and_another_seed_is_anot
     task, options = RUNS["mlp-native/spread"]
     other = train(task, algo="qmix", steps=STEPS, seed=2, options=options, out=tmp_path / "other")
     assert untimed(other.folder) != untimed(whole.folder)
+
+
+def test_a_finished_run_whose_result_was_removed_gets_it_again(tmp_path):
+    run = train("native/two-step", steps=64, out=tmp_path / "run", options={"evaluation.final_episodes": 2})
+    result = run.folder / "result.json"
+    written = result.read_text()
+    result.unlink()
+    resume(run)
+    assert result.read_text() == written
