@@ -29,6 +29,8 @@ class TeamSpec:
     """Features of the global state."""
     episode_limit: int | None = None
     """Env steps after which an episode is truncated at the latest, or None if unknown."""
+    truncates_at_limit: bool = False
+    """Episodes are truncated at `episode_limit` and never before it (a promise that lets learners look at fewer last views)."""
     obs_dtype: torch.dtype = torch.float32
     """uint8 observations are stored raw and scaled to [0, 1] at the network."""
     obs_shape: tuple[int, ...] | None = None

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from .layout import Layout
-from .live import Rows, advance, begin
+from .live import Rows, Slot, begin
+from .plain import Reading, Usual
 
 
 class Job(NamedTuple):
@@ -23,6 +24,20 @@ class Job(NamedTuple):
     """Start an episode with this seed first; None: go on from where it stands."""
     joints: list[list[int]]
     """Joint actions to play, one after another; playing stops where the episode ends."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A job that was given to a crew alone, to be waited for."""
+
+    job: Job
+    rows: Rows
+    index: int
+    """Row in which it is seen what the job leaves."""
+    told: Callable[[], str]
+    """What the job is about, in words."""
+    number: int = 0
+    """The crew's own."""
 
 
 @runtime_checkable
@@ -48,20 +63,21 @@ class Crew(Protocol):
         """
         ...
 
+    def submit(self, job: Job, rows: Rows, index: int, *, told: Callable[[], str]) -> Ticket:
+        """Have one job done; row `index` holds zeros now, and what it leaves once `wait` has named the ticket."""
+        ...
+
+    def wait(self, tickets: Sequence[Ticket], minimum: int) -> list[Ticket]:
+        """Those that are done, once they are at least `minimum`. What an environment raised is raised here."""
+        ...
+
+    def drop(self, tickets: Iterable[Ticket]) -> None:
+        """Nobody waits for these any more."""
+        ...
+
     def close(self) -> None:
         """Close every environment. Slots stay with those who hold them, and are empty."""
         ...
-
-
-@dataclass(slots=True)
-class Place:
-    """An environment and what the next step needs to know of the last one."""
-
-    env: Any
-    alive: np.ndarray
-    state: np.ndarray
-    step: int = 0
-    over: bool = False
 
 
 class LocalCrew:
@@ -69,10 +85,17 @@ class LocalCrew:
 
     def __init__(self, maker: Callable[[], Any], layout: Layout, *, reuse: bool, first: Any):
         """`first`: an environment made already. Without `reuse` every episode gets a new one."""
-        self.maker, self.layout, self.reuse = maker, layout, reuse
-        self.places: dict[int, Place] = {0: _place(first)}
+        self.maker, self.reuse = maker, reuse
+        self.places: dict[int, Slot] = {0: Slot(first)}
+        self.job = np.zeros(1, dtype=np.int64)
+        """Position of the job that is being done, or judged, in the last `run`."""
         self._free = [0]
         self._slots = 1
+        self.follow(layout)
+
+    def follow(self, layout: Layout) -> None:
+        """Read the environments in this way from now on."""
+        self.layout, self._usual = layout, Usual(layout)
 
     def take(self, copies: Iterable[int]) -> list[int]:
         return [self._free.pop() if self._free else self._new_slot() for _ in copies]
@@ -84,26 +107,41 @@ class LocalCrew:
         return slot in self.places
 
     def run(self, jobs: Sequence[Job], rows: Rows, where: Sequence[int], *, told: Callable[[int], str]) -> None:
-        for job, index in zip(jobs, where, strict=True):
-            self.do(job, rows, index)
+        with Reading(self._usual, rows, self.job) as reading:
+            for number, (job, index) in enumerate(zip(jobs, where, strict=True)):
+                self.job[0] = number
+                if job.seed is None and len(job.joints) == 1 and not self.places[job.slot].over:
+                    reading.advance(self.places[job.slot], job.joints[0], index)
+                else:
+                    self._play(job, rows, index)
 
-    def do(self, job: Job, rows: Rows, index: int) -> None:
-        """One job; row `index` is zeros before it."""
+    def submit(self, job: Job, rows: Rows, index: int, *, told: Callable[[], str]) -> Ticket:
+        return Ticket(job, rows, index, told)
+
+    def wait(self, tickets: Sequence[Ticket], minimum: int) -> list[Ticket]:
+        done = list(tickets[:minimum])
+        for ticket in done:
+            self.run([ticket.job], ticket.rows, [ticket.index], told=lambda _: "")
+        return done
+
+    def drop(self, tickets: Iterable[Ticket]) -> None:
+        """They were never begun."""
+
+    def _play(self, job: Job, rows: Rows, index: int) -> None:
+        """An episode's start, and joint actions one after another; row `index` is zeros before it."""
         if job.seed is not None:
-            place = self.places[job.slot] = self._place_for(job.slot)
+            slot = self.places[job.slot] = self._ready_for_an_episode(job.slot)
             seen, at = (Rows(self.layout, 1), 0) if job.joints else (rows, index)
-            begin(place.env, self.layout, job.seed, seen, at)
-            place.alive, place.state = seen.alive[at], seen.state[at]
-        place = self.places[job.slot]
+            begin(slot.env, self.layout, job.seed, seen, at)
+            slot.stand(seen, at)
+        slot = self.places[job.slot]
         for played, joint in enumerate(job.joints, start=1):
-            if place.over:  # a replay that ends early; the caller sees it by the number of steps
+            if slot.over:  # a replay that ends early; the caller sees it by the number of steps
                 break
             seen, at = (rows, index) if played == len(job.joints) else (Rows(self.layout, 1), 0)
-            place.step += 1
-            advance(place.env, self.layout, joint, seen, at, alive=place.alive, state=place.state, step=place.step)
-            place.alive, place.state = seen.alive[at], seen.state[at]
-            place.over = bool(seen.terminated[at] or seen.truncated[at])
-        rows.step[index] = place.step
+            with Reading(self._usual, seen, self.job) as reading:
+                reading.advance(slot, joint, at)
+        rows.step[index] = slot.step
 
     def close(self) -> None:
         places, self.places = self.places, {}
@@ -114,11 +152,6 @@ class LocalCrew:
         self._slots += 1
         return self._slots - 1
 
-    def _place_for(self, slot: int) -> Place:
-        """The slot's environment, ready for a new episode."""
-        used = self.places.get(slot)
-        return _place(used.env if used is not None and self.reuse else self.maker())
-
-
-def _place(env: Any) -> Place:
-    return Place(env, alive=np.zeros(0, dtype=np.bool_), state=np.zeros(0, dtype=np.float32))
+    def _ready_for_an_episode(self, number: int) -> Slot:
+        used = self.places.get(number)
+        return Slot(used.env if used is not None and self.reuse else self.maker())

@@ -1,14 +1,18 @@
-"""Pictures of boards: level-based foraging (native, or the live board of lbforaging) and the warehouse of rware 2.0.0.
+"""Pictures of boards: level-based foraging and the warehouse, native or as the live board of lbforaging or rware 2.0.0.
 
 Both packages draw with pyglet, which needs a screen; here they are drawn from what they hold.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from .foraging import ACTION_NAMES, ForagingTask
 from .picture import FAINT, INK, LINES, PAPER, Canvas, Length, Picture, Place, Point, colour_of
+from .warehouse import WarehouseTask
+from .warehouse_layout import Layout
+from .warehouse_view import HEADINGS, NUMBER, REQUESTED, SHELF
 
 Cell = tuple[int, int]
 Item = tuple[int, int, int]
@@ -55,8 +59,30 @@ def _foraging(foods: Iterable[Item], players: Sequence[Item], rows: int, cols: i
     return Picture(canvas.pixels(), tuple(places), numbered=True)
 
 
+def draw_native_warehouse(task: WarehouseTask, row: int, layout: Layout, size: int) -> Picture:
+    """A native warehouse, drawn as the package's."""
+    cells = [divmod(cell, layout.cols) for cell in range(layout.num_cells)]
+    held = list(zip(cells, task.holds[row].tolist(), strict=False))
+    shelves = {what & NUMBER: SimpleNamespace(id=what & NUMBER, x=x, y=y) for (y, x), what in held if what & SHELF}
+    robots = zip(task.cell[row].tolist(), task.heading[row].tolist(), task.loaded[row].tolist(), strict=True)
+    board = SimpleNamespace(
+        grid_size=(layout.rows, layout.cols),
+        highways=layout.highway.view(layout.rows, layout.cols),
+        goals=[(x, y) for y, x in cells[layout.first_goal :][:2]],
+        shelfs=list(shelves.values()),
+        request_queue=[shelves[what & NUMBER] for _, what in held if what & REQUESTED],
+        agents=[
+            SimpleNamespace(
+                x=cells[cell][1], y=cells[cell][0], dir=SimpleNamespace(name=HEADINGS[heading].upper()), carrying_shelf=loaded or None
+            )
+            for cell, heading, loaded in robots
+        ],
+    )
+    return draw_warehouse(board, size)
+
+
 def draw_warehouse(warehouse: Any, size: int) -> Picture:
-    """Shelves are brown and, while requested, yellow; a carried one has a rim of its agent's colour; noses point ahead."""
+    """A `Warehouse` of rware 2.0.0: shelves are brown and, while requested, yellow; a carried one has a rim of its agent's colour."""
     rows, cols = warehouse.grid_size
     cell, canvas = _board(rows, cols, size)
     for row in range(rows):

@@ -7,7 +7,7 @@ with a reason when the replay sees something else than was recorded.
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from .live import Rows
 from .randomness import mix_seed
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """Where one copy stands; enough to come back to it."""
 
     seed: int
@@ -26,10 +25,16 @@ class Moment:
     step: int
     actions: list[list[int]]
     """Joint actions of the episode; this moment's are the first `step` of them (the list may grow behind it)."""
-    view: tuple[np.ndarray, ...]
-    """obs, state, available, alive."""
+    rows: Rows
+    row: int
+    """What is seen: row `row` of `rows`."""
     terminated: bool
     truncated: bool
+
+    @property
+    def view(self) -> tuple[np.ndarray, ...]:
+        """obs, state, available, alive."""
+        return self.rows.view_of(self.row)
 
 
 class Lease:
@@ -64,7 +69,7 @@ class Episodes:
     def start(self, leases: Sequence[Lease], episodes: Sequence[tuple[int, int]], rows: Rows, copies: Sequence[int]) -> list[Moment]:
         """Start an episode (copy seed, number) in each lease's environment; row k is the k-th one's."""
         jobs = [Job(lease.slot, mix_seed(*episode), []) for lease, episode in zip(leases, episodes, strict=True)]
-        moments = [Moment(*episode, 0, [], rows.view_of(k), False, False) for k, episode in enumerate(episodes)]
+        moments = [Moment(*episode, 0, [], rows, k, False, False) for k, episode in enumerate(episodes)]
         self._run(leases, jobs, rows, range(len(jobs)), moments, copies)
         for lease, moment in zip(leases, moments, strict=True):
             lease.moment = moment
@@ -73,14 +78,11 @@ class Episodes:
     def move(self, leases: Sequence[Lease], joints: Sequence[list[int]], rows: Rows, copies: Sequence[int]) -> list[Moment]:
         """One joint action in each lease's environment; row `copies[k]` is the k-th one's."""
         before = [standing(lease) for lease in leases]
-        self._run(
-            leases, [Job(lease.slot, None, [joint]) for lease, joint in zip(leases, joints, strict=True)], rows, copies, before, copies
-        )
+        jobs = [Job(lease.slot, None, [joint]) for lease, joint in zip(leases, joints, strict=True)]
+        self._run(leases, jobs, rows, copies, before, copies)
+        terminated, truncated = rows.terminated.tolist(), rows.truncated.tolist()
         for lease, moment, joint, i in zip(leases, before, joints, copies, strict=True):
-            # Only a lease appends to its own list, at its end; handles that stay behind keep reading their first `step` entries.
-            assert len(moment.actions) == moment.step
-            moment.actions.append(joint)
-            lease.moment = _reached(moment, rows, i, moment.actions)
+            lease.moment = went_on(moment, joint, rows, i, terminated[i], truncated[i])
         return [standing(lease) for lease in leases]
 
     def restore(self, moments: Sequence[Moment], copies: Sequence[int]) -> list[Lease]:
@@ -117,12 +119,7 @@ class Episodes:
         for lease in leases:
             lease.moment = None
 
-        def told(k: int) -> str:
-            moment = moments[k]
-            seed = mix_seed(moment.seed, moment.episode)
-            return f"copy {copies[k]} (seed {moment.seed}, episode {moment.episode}, reset(seed={seed}), env step {moment.step})"
-
-        self.crew.run(jobs, rows, where, told=told)
+        self.crew.run(jobs, rows, where, told=lambda k: describe(copies[k], moments[k]))
 
     def _compare(self, moment: Moment, rows: Rows, k: int) -> None:
         """ValueError where a replay, seen in row `k`, is not what was recorded."""
@@ -139,13 +136,28 @@ class Episodes:
             raise ValueError(f"{refusal} it ends differently")
 
 
+def describe(copy: int, moment: Moment) -> str:
+    """Who stands there, for messages."""
+    seed = mix_seed(moment.seed, moment.episode)
+    return f"copy {copy} (seed {moment.seed}, episode {moment.episode}, reset(seed={seed}), env step {moment.step})"
+
+
 def standing(lease: Lease) -> Moment:
     """Where the lease's environment stands."""
     assert lease.moment is not None
     return lease.moment
 
 
+def went_on(before: Moment, joint: list[int], rows: Rows, k: int, terminated: bool, truncated: bool) -> Moment:
+    """The moment after `joint` was played in `before`, seen in row `k`."""
+    seed, episode, step, actions, *_ = before
+    # Only a lease appends to its own list, at its end; handles that stay behind keep reading their first `step` entries.
+    assert len(actions) == step
+    actions.append(joint)
+    return Moment(seed, episode, step + 1, actions, rows, k, terminated, truncated)
+
+
 def _reached(before: Moment, rows: Rows, k: int, actions: list[list[int]]) -> Moment:
     """The moment of the same episode that row `k` shows."""
     ended = bool(rows.terminated[k]), bool(rows.truncated[k])
-    return Moment(before.seed, before.episode, int(rows.step[k]), actions, rows.view_of(k), *ended)
+    return Moment(before.seed, before.episode, int(rows.step[k]), actions, rows, k, *ended)

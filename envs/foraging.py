@@ -165,6 +165,7 @@ class Foraging(NativeEnv[ForagingTask]):
             obs_dim=len(names[0]),
             state_dim=3 * (foods + players),
             episode_limit=self.episode_limit,
+            truncates_at_limit=True,
             action_names=(ACTION_NAMES,) * players,
             obs_names=names,
             noop=(0,) * players,
@@ -225,7 +226,7 @@ class Foraging(NativeEnv[ForagingTask]):
         agent_reward = self._pay(loading, loaded, strength, player_level, food_level, task.food_spawned)
 
         foods = task.foods
-        if loaded.any():
+        if torch.compiler.is_compiling() or loaded.any():  # in one graph there is no branch
             foods = compact(foods, (food_level > 0) & ~loaded)
             towards = towards & ~loaded[:, None, :, None]
         terminated = foods[:, 0, 2] == 0

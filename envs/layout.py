@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,22 @@ class Layout:
     team_reward: str
     """shared, sum or mean."""
     time_limit: int | None
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[tuple[int, ...], type]]:
+        """Shape and type of one copy's entry in each array of a time step."""
+        agents = len(self.agents)
+        return {
+            "obs": ((agents, self.obs_dim), self.obs_dtype),
+            "state": ((self.state_dim,), np.float32),
+            "available": ((agents, self.num_actions), np.bool_),
+            "alive": ((agents,), np.bool_),
+            "agent_reward": ((agents,), np.float32),
+            "reward": ((), np.float32),
+            "terminated": ((), np.bool_),
+            "truncated": ((), np.bool_),
+            "step": ((), np.int64),  # env steps of the episode
+        }
 
 
 def lay_out(env: Any, name: str, team_reward: str, time_limit: int | None, state: str | None, discrete_remedy: str) -> Layout:

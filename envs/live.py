@@ -5,7 +5,8 @@ observation or in the infos, a state that is gone after the end); what its rules
 names the rule, the agent and the step.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -23,15 +24,17 @@ class Rows:
     """The arrays of one time step of several copies: new ones, written once and then handed out, or in memory given by the caller."""
 
     def __init__(self, layout: Layout, count: int, memory: memoryview | None = None):
-        """`memory`: at least `Rows.size(layout, count)` bytes, which the arrays share."""
+        """`memory`: at least `Rows.size(layout, count)` bytes, which the arrays share; a row keeps its place whatever `count` is."""
         self.fields: dict[str, np.ndarray] = {}
-        at = 0
-        for name, (shape, dtype) in _columns(layout).items():
+        at, stride = 0, Rows.size(layout, 1) if memory is not None else 0
+        for name, (shape, dtype) in layout.columns.items():
             if memory is None:
-                self.fields[name] = np.zeros((count, *shape), dtype=dtype)
+                self.fields[name] = np.zeros((count, *shape), dtype)
             else:
-                self.fields[name] = np.ndarray((count, *shape), dtype=dtype, buffer=memory, offset=at)
-                at += _aligned(self.fields[name].nbytes)
+                inner = np.empty(shape, dtype=dtype)
+                strides = (stride, *inner.strides)
+                self.fields[name] = np.ndarray((count, *shape), dtype=dtype, buffer=memory, offset=at, strides=strides)
+                at += _aligned(inner.nbytes)
         self.obs, self.state = self.fields["obs"], self.fields["state"]
         self.available, self.alive = self.fields["available"], self.fields["alive"]
         self.agent_reward, self.reward = self.fields["agent_reward"], self.fields["reward"]
@@ -40,8 +43,8 @@ class Rows:
 
     @staticmethod
     def size(layout: Layout, count: int) -> int:
-        """Bytes of `count` rows."""
-        return sum(_aligned(count * prod(shape) * np.dtype(dtype).itemsize) for shape, dtype in _columns(layout).values())
+        """Bytes of `count` rows in given memory."""
+        return count * sum(_aligned(prod(shape) * np.dtype(dtype).itemsize) for shape, dtype in layout.columns.values())
 
     def view_of(self, index: int) -> tuple[np.ndarray, ...]:
         """What is seen in one copy: obs, state, available, alive."""
@@ -50,26 +53,38 @@ class Rows:
     def put_view(self, index: int, view: tuple[np.ndarray, ...]) -> None:
         self.obs[index], self.state[index], self.available[index], self.alive[index] = view
 
-    def put(self, where: list[int], other: "Rows") -> None:
-        """The first rows of `other` into the rows `where`."""
+    def put(self, where: "list[int] | slice", other: "Rows", source: "list[int] | slice") -> None:
+        """The rows `source` of `other` into the rows `where`."""
         for name, array in self.fields.items():
-            array[where] = other.fields[name][: len(where)]
+            array[where] = other.fields[name][source]
 
 
-def _columns(layout: Layout) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and type of one copy's entry in each array."""
-    agents = len(layout.agents)
-    return {
-        "obs": ((agents, layout.obs_dim), layout.obs_dtype),
-        "state": ((layout.state_dim,), np.float32),
-        "available": ((agents, layout.num_actions), np.bool_),
-        "alive": ((agents,), np.bool_),
-        "agent_reward": ((agents,), np.float32),
-        "reward": ((), np.float32),
-        "terminated": ((), np.bool_),
-        "truncated": ((), np.bool_),
-        "step": ((), np.int64),  # env steps of the episode
-    }
+@dataclass(slots=True)
+class Slot:
+    """An environment and what the next step needs to know of the last one: the row in which it was seen."""
+
+    env: Any
+    seen: Rows | None = None
+    at: int = 0
+    whole: bool = False
+    """Every agent is alive."""
+    step: int = 0
+    over: bool = False
+
+    @property
+    def alive(self) -> np.ndarray:
+        assert self.seen is not None
+        return self.seen.alive[self.at]
+
+    @property
+    def state(self) -> np.ndarray:
+        assert self.seen is not None
+        return self.seen.state[self.at]
+
+    def stand(self, rows: Rows, index: int) -> None:
+        """Where `rows` shows it to stand, in row `index`."""
+        self.seen, self.at, self.whole = rows, index, bool(rows.alive[index].all())
+        self.over = bool(rows.terminated[index] or rows.truncated[index])
 
 
 def _aligned(size: int) -> int:
@@ -83,21 +98,23 @@ def begin(env: Any, layout: Layout, seed: int, rows: Rows, index: int) -> None:
     _refuse_strangers(layout, (live, obs), 0)
     if not live:
         raise ContractBroken("agents-at-reset", "no agent is alive after reset")
-    _write_view(env, layout, obs, infos, live, rows, index, step=0)
-    _write_state(env, layout, rows, index, step=0, last=None, over=False)
-    _check_finite(layout, rows, index, 0)
+    write_view(env, layout, obs, infos, live, rows, index, step=0)
+    write_state(env, layout, rows, index, step=0, last=None, over=False)
+    check_finite(layout, rows, index, 0)
     rows.step[index] = 0
 
 
-def advance(
-    env: Any, layout: Layout, actions: Sequence[int], rows: Rows, index: int, *, alive: np.ndarray, state: np.ndarray, step: int
+def play(env: Any, actions: dict[str, Any]) -> Sequence[Any]:
+    """What one joint action brought: observations, rewards, terminations, truncations, infos."""
+    return unpack(env.step(actions), 5, "step-returns", "step")
+
+
+def read_step(
+    env: Any, layout: Layout, result: Sequence[Any], acting: Sequence[int], rows: Rows, index: int, *, state: np.ndarray, step: int
 ) -> None:
-    """One joint action of the agents `alive` in the global state `state`; `step` counts it (1 is the first). Fills row `index`."""
-    acting = [position for position, lives in enumerate(alive.tolist()) if lives]
-    agents, plans = layout.agents, layout.action_plans
-    obs, rewards, terminations, truncations, infos = unpack(
-        env.step({agents[i]: plans[i].decode(actions[i]) for i in acting}), 5, "step-returns", "step"
-    )
+    """What `env.step` gave after the agents `acting` acted in the global state `state`, into row `index`; `step` counts it from 1."""
+    agents = layout.agents
+    obs, rewards, terminations, truncations, infos = result
     live = frozenset(env.agents)
     _refuse_strangers(layout, (live, obs, rewards), step)
     _write_rewards(layout, acting, rewards, rows, index, step)
@@ -111,9 +128,9 @@ def advance(
         seen = frozenset(cut) if cut else frozenset(agents[i] for i in acting)
     elif step == layout.time_limit:
         rows.truncated[index] = True
-    _write_view(env, layout, obs, infos, seen, rows, index, step=step, over=over)
-    _write_state(env, layout, rows, index, step=step, last=state, over=over)
-    _check_finite(layout, rows, index, step)
+    write_view(env, layout, obs, infos, seen, rows, index, step=step, over=over)
+    write_state(env, layout, rows, index, step=step, last=state, over=over)
+    check_finite(layout, rows, index, step)
     rows.step[index] = step
 
 
@@ -133,7 +150,7 @@ def _flags(agent: str, terminations: dict, truncations: dict, live: frozenset, s
     return bool(terminated), bool(truncated)
 
 
-def _write_rewards(layout: Layout, acting: list[int], rewards: dict, rows: Rows, index: int, step: int) -> None:
+def _write_rewards(layout: Layout, acting: Sequence[int], rewards: dict, rows: Rows, index: int, step: int) -> None:
     """Each acting agent's reward, and the team's: shared (all equal), sum, or mean over all agents, dead ones with 0."""
     paid = []
     for i in acting:
@@ -159,8 +176,8 @@ def _write_rewards(layout: Layout, acting: list[int], rewards: dict, rows: Rows,
         rows.reward[index] = paid[0]
 
 
-def _write_view(
-    env: Any, layout: Layout, obs: dict, infos: dict, seen: frozenset, rows: Rows, index: int, *, step: int, over: bool = False
+def write_view(
+    env: Any, layout: Layout, obs: dict, infos: dict, seen: Set[str], rows: Rows, index: int, *, step: int, over: bool = False
 ) -> None:
     """Observation, actions and life of each agent: one not in `seen` has zeros and action 0 alone."""
     available, alive = rows.available[index], rows.alive[index]
@@ -203,8 +220,8 @@ def _write_mask(layout: Layout, i: int, mask: Any, row: np.ndarray, step: int, o
         raise ContractBroken("action-mask", f"the action mask of {agent} at step {step} allows no action at all")
 
 
-def _write_state(env: Any, layout: Layout, rows: Rows, index: int, *, step: int, last: np.ndarray | None, over: bool) -> None:
-    """`env.state()`, else all observations side by side.
+def write_state(env: Any, layout: Layout, rows: Rows, index: int, *, step: int, last: np.ndarray | None, over: bool) -> bool:
+    """`env.state()`, else all observations side by side; whether it holds numbers that may not be finite and were not seen before.
 
     Some environments have no state left after the last step. The state before it may stand in after termination,
     where the value is 0 whatever the state; after truncation it is bootstrapped from, so there the failure is an error.
@@ -213,13 +230,13 @@ def _write_state(env: Any, layout: Layout, rows: Rows, index: int, *, step: int,
     if layout.state_shape is None:
         seen = rows.obs[index].reshape(-1)
         row[:] = seen / np.float32(255) if layout.state_is_image else seen
-        return
+        return False
     if over and last is not None:
         try:
             state = np.asarray(env.state())
         except STATE_IS_GONE:
             row[:] = last
-            return
+            return False
     else:
         try:
             state = np.asarray(env.state())
@@ -227,12 +244,22 @@ def _write_state(env: Any, layout: Layout, rows: Rows, index: int, *, step: int,
             raise ContractBroken("state", f"state() fails at step {step} of a running or truncated episode: {error!r}") from error
     if state.shape != layout.state_shape:
         raise ContractBroken("state", f"state() has shape {state.shape} at step {step}, and {layout.state_shape} after the first reset")
-    row[:] = state.reshape(-1) / np.float32(255) if layout.state_is_image else state.reshape(-1)
+    shaped = row.reshape(state.shape)  # flattening a transposed image would copy it first
+    if layout.state_is_image:
+        np.divide(state, np.float32(255), out=shaped, casting="unsafe")
+    else:
+        shaped[...] = state
+    return state.dtype.kind not in "biu"
 
 
-def _check_finite(layout: Layout, rows: Rows, index: int, step: int) -> None:
-    if rows.obs.dtype != np.uint8 and not np.isfinite(rows.obs[index]).all():
-        broken = next(agent for i, agent in enumerate(layout.agents) if not np.isfinite(rows.obs[index, i]).all())
+def check_finite(layout: Layout, rows: Rows, index: int, step: int) -> None:
+    if layout.obs_dtype is not np.uint8 and not all_finite(rows.obs[index]):
+        broken = next(agent for i, agent in enumerate(layout.agents) if not all_finite(rows.obs[index, i]))
         raise ContractBroken("observation-finite", f"{broken} observes NaN or infinity at step {step}")
-    if not np.isfinite(rows.state[index]).all():
+    if layout.state_shape is not None and not all_finite(rows.state[index]):
         raise ContractBroken("state", f"state() holds NaN or infinity at step {step}")
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether no number is NaN or infinite; a search among bytes is several times faster than `all` on small arrays."""
+    return 0 not in np.isfinite(array).tobytes()

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from .base import TeamEnv
-from .draw_board import draw_foraging, draw_lbf, draw_warehouse
+from .draw_board import draw_foraging, draw_lbf, draw_native_warehouse, draw_warehouse
+from .draw_grid import draw_predator_prey, draw_switch
 from .draw_tasks import Joint, draw_matrix, draw_spread, draw_two_step
 from .errors import CannotRender
 from .foraging import Foraging
@@ -19,8 +20,11 @@ from .markers import find_places, told_place
 from .matrix import MatrixGame
 from .pettingzoo import PettingZooTeam
 from .picture import Picture
+from .predator_prey import PredatorPrey
 from .spread import Spread
+from .switch import Switch
 from .two_step import TwoStep
+from .warehouse import Warehouse
 
 _REMEDY = 'Accept render_mode="rgb_array" and return a uint8 array (height, width, 3) from render().'
 
@@ -41,6 +45,12 @@ def look(env: TeamEnv, state: Any, row: int = 0, *, now: Joint = None, last: Joi
         return draw_spread(state.task, row, now, size)
     if isinstance(env, Foraging):
         return draw_foraging(state.task, row, env.rows, env.cols, now, size)
+    if isinstance(env, Switch):
+        return draw_switch(state.task, row, size)
+    if isinstance(env, PredatorPrey):
+        return draw_predator_prey(state.task, row, env.board, now, size)
+    if isinstance(env, Warehouse):
+        return draw_native_warehouse(state.task, row, env.layout, size)
     if isinstance(env, MatrixGame):
         return draw_matrix(env, now, last, size)
     if isinstance(env, TwoStep):

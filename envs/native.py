@@ -84,6 +84,8 @@ class NativeEnv(ABC, Generic[Task]):
     def step(
         self, state: NativeState[Task], action: Int[Tensor, "env agent"], *, autoreset: bool = True
     ) -> tuple[NativeState[Task], Step, View]:
+        if autoreset and torch.compiler.is_compiling():
+            return self._step_in_one_graph(state, action)
         task, outcome = self.advance(state.task, action, state.clock)
         clock = state.clock.tick()
         ended = state.terminated | state.truncated
@@ -112,6 +114,17 @@ class NativeEnv(ABC, Generic[Task]):
         seen = self.observe(fresh)
         view = map_tensors(lambda old, new: old.index_copy(0, rows, new), after, seen)
         return NativeState(task, clock, running, running), step, view
+
+    def _step_in_one_graph(self, state: NativeState[Task], action: Int[Tensor, "env agent"]) -> tuple[NativeState[Task], Step, View]:
+        """`step` with automatic reset, no branch on what tensors hold: every copy's next episode is begun, and taken where due."""
+        task, outcome = self.advance(state.task, action, state.clock)
+        after = self.observe(task)
+        done = outcome.terminated | outcome.truncated
+        clock = state.clock.tick(done)
+        task = map_tensors(lambda old, new: torch.where(done.view(-1, *[1] * (new.dim() - 1)), new, old), task, self.begin(clock))
+        running = torch.zeros_like(done)
+        step = Step(outcome.reward, outcome.agent_reward, outcome.terminated, outcome.truncated, after)
+        return NativeState(task, clock, running, running), step, self.observe(task)
 
     def select(self, state: NativeState[Task], rows: Int[Tensor, " new"]) -> NativeState[Task]:
         return map_tensors(lambda value: value[rows], state)

@@ -86,6 +86,7 @@ class PettingZooTeam:
         self.episodes = Episodes(self.here, self._layout)
         self._shown: Lease | None = None
         num_agents = len(self._layout.agents)
+        self._every_agent_has = min(plan.count for plan in self._layout.action_plans)
         if isinstance(noop, int):
             noop = (noop,) * num_agents
         self.spec = TeamSpec(
@@ -109,11 +110,16 @@ class PettingZooTeam:
         """Have another crew move the environments, before the first `reset`."""
         self.episodes = Episodes(crew, self._layout)
 
+    @property
+    def is_here(self) -> bool:
+        """The environments are stepped in this process."""
+        return self.episodes.crew is self.here
+
     def reset(self, seeds: Int[Tensor, " env"]) -> tuple[PettingZooState, View]:
         copies, rows = range(len(seeds)), Rows(self._layout, len(seeds))
         leases = self.episodes.leases(copies)
         moments = self.episodes.start(leases, [(seed, 0) for seed in seeds.tolist()], rows, copies)
-        return PettingZooState(tuple(moments), tuple(leases)), _view(rows)
+        return PettingZooState(tuple(moments), tuple(leases)), view_of(rows)
 
     def step(
         self, state: PettingZooState, action: Int[Tensor, "env agent"], *, autoreset: bool = True
@@ -121,25 +127,18 @@ class PettingZooTeam:
         joint = self._checked(state, action)
         rows = Rows(self._layout, len(joint))
         moments, leases = list(state.moments), list(state.leases)
-        running = []
-        for i, moment in enumerate(moments):
-            if not (moment.terminated or moment.truncated):
-                running.append(i)
-                continue
-            rows.put_view(i, moment.view)  # only without automatic reset: those copies stay as they ended
-            rows.terminated[i], rows.truncated[i] = moment.terminated, moment.truncated
+        running = [i for i, moment in enumerate(moments) if not (moment.terminated or moment.truncated)]
+        if len(running) < len(moments):  # only without automatic reset: copies that ended stay as they are
+            for i in {*range(len(moments))}.difference(running):
+                rows.put_view(i, moments[i].view)
+                rows.terminated[i], rows.truncated[i] = moments[i].terminated, moments[i].truncated
         gone = [i for i in running if not self.episodes.stands(leases[i], moments[i])]
-        _put(leases, gone, self.episodes.restore([moments[i] for i in gone], gone) if gone else [])
+        if gone:
+            _put(leases, gone, self.episodes.restore([moments[i] for i in gone], gone))
         _put(moments, running, self.episodes.move([leases[i] for i in running], [joint[i] for i in running], rows, running))
-        after = _view(rows)
-        step = Step(
-            reward=torch.from_numpy(rows.reward),
-            agent_reward=torch.from_numpy(rows.agent_reward),
-            terminated=torch.from_numpy(rows.terminated),
-            truncated=torch.from_numpy(rows.truncated),
-            after=after,
-        )
-        done = np.flatnonzero(rows.terminated | rows.truncated).tolist() if autoreset else []
+        step = step_of(rows)
+        after = step.after
+        done = [i for i, moment in enumerate(moments) if moment.terminated or moment.truncated] if autoreset else []
         if not done:
             return PettingZooState(tuple(moments), tuple(leases)), step, after
         fresh = Rows(self._layout, len(done))
@@ -149,7 +148,7 @@ class PettingZooTeam:
         _put(leases, gone, self.episodes.leases(gone))
         episodes = [(moments[i].seed, moments[i].episode + 1) for i in done]
         _put(moments, done, self.episodes.start([leases[i] for i in done], episodes, fresh, done))
-        seen = _view(fresh)
+        seen = view_of(fresh)
         view.obs[done], view.state[done], view.available[done], view.alive[done] = seen.obs, seen.state, seen.available, seen.alive
         return PettingZooState(tuple(moments), tuple(leases)), step, view
 
@@ -174,7 +173,7 @@ class PettingZooTeam:
         rows = Rows(self._layout, len(moments))
         for i, moment in enumerate(moments):
             rows.put_view(i, moment.view)
-        view = _view(rows)
+        view = view_of(rows)
         seen = {"obs": view.obs, "state": view.state, "available": view.available, "alive": view.alive}
         return Saved(
             tensors={**tensors, "actions": actions, **ended, **seen}, meta={"task": self.spec.name, "agents": list(self.spec.agents)}
@@ -186,11 +185,12 @@ class PettingZooTeam:
                 f"this saved state is of {saved.meta.get('task')} with agents {saved.meta.get('agents')}, not of {self.spec.name}"
             )
         fields = {name: tensor.tolist() for name, tensor in saved.tensors.items() if tensor.dim() == 1}
-        moments = []
-        for i in range(len(fields["seed"])):
-            view = tuple(saved.tensors[name][i].numpy() for name in ("obs", "state", "available", "alive"))
+        moments, count = [], len(fields["seed"])
+        rows = Rows(self._layout, count)
+        for i in range(count):
+            rows.put_view(i, tuple(saved.tensors[name][i].numpy() for name in ("obs", "state", "available", "alive")))
             own = {name: values[i] for name, values in fields.items()}
-            moments.append(Moment(actions=saved.tensors["actions"][i].tolist(), view=view, **own))
+            moments.append(Moment(actions=saved.tensors["actions"][i].tolist(), rows=rows, row=i, **own))
         return self._restored(moments)
 
     def live(self, state: PettingZooState, row: int) -> Any:
@@ -199,7 +199,7 @@ class PettingZooTeam:
         Where it lives in another process (or moved on), one of this process replays the episode; it stays good until the next call.
         """
         moment, lease = state.moments[row], state.leases[row]
-        if self.episodes.crew is not self.here or not self.episodes.stands(lease, moment):
+        if not self.is_here or not self.episodes.stands(lease, moment):
             show = Episodes(self.here, self._layout)
             if self._shown is None or not show.follow(self._shown, moment, row):
                 self._shown = None  # its slot is free before the next one is taken
@@ -218,14 +218,20 @@ class PettingZooTeam:
 
     def _checked(self, state: PettingZooState, action: Tensor) -> list[list[int]]:
         """The joint actions as Python integers; ValueError for one that the agent does not have."""
+        if len(action) != len(state.moments):
+            raise ValueError(f"{len(action)} joint actions for {len(state.moments)} copies")
+        return self.check_actions(state.moments, action)
+
+    def check_actions(self, moments: Sequence[Moment], action: Int[Tensor, "env agent"]) -> list[list[int]]:
+        """The joint actions at these moments as Python integers; ValueError for one that the agent does not have."""
         joint = action.tolist()
-        if len(joint) != len(state.moments):
-            raise ValueError(f"{len(joint)} joint actions for {len(state.moments)} copies")
-        plans = self._layout.action_plans
-        for row, moment in zip(joint, state.moments, strict=True):
+        for row, moment in zip(joint, moments, strict=True):
+            if min(row) >= 0 and max(row) < self._every_agent_has:
+                continue
             for i, choice in enumerate(row):
-                if not 0 <= choice < plans[i].count and moment.view[3][i]:
-                    raise ValueError(f"{self.spec.agents[i]} has actions 0 to {plans[i].count - 1}, not {choice}")
+                count = self._layout.action_plans[i].count
+                if not 0 <= choice < count and moment.view[3][i]:
+                    raise ValueError(f"{self.spec.agents[i]} has actions 0 to {count - 1}, not {choice}")
         return joint
 
 
@@ -234,6 +240,17 @@ def _put(items: list[Any], positions: Sequence[int], new: Sequence[Any]) -> None
         items[position] = item
 
 
-def _view(rows: Rows) -> View:
+def view_of(rows: Rows) -> View:
     """The rows as tensors. They share memory with the rows, which nobody writes again."""
     return View(*(torch.from_numpy(array) for array in (rows.obs, rows.state, rows.available, rows.alive)))
+
+
+def step_of(rows: Rows) -> Step:
+    """The same for what a step brought."""
+    return Step(
+        reward=torch.from_numpy(rows.reward),
+        agent_reward=torch.from_numpy(rows.agent_reward),
+        terminated=torch.from_numpy(rows.terminated),
+        truncated=torch.from_numpy(rows.truncated),
+        after=view_of(rows),
+    )

@@ -16,6 +16,7 @@ TASK, RESET, EXPLORE, POLICY = range(4)
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_BITS = (1 << 64) - 1
 
 
 def _signed(value: int) -> int:
@@ -25,6 +26,8 @@ def _signed(value: int) -> int:
 
 
 _G, _S1, _S2 = _signed(_GOLDEN), _signed(_M1), _signed(_M2)
+_MULTIPLES = torch.tensor([_signed(index * _GOLDEN) for index in range(1024)])
+"""index * golden, which wraps around: written out, since a compiler that folds it into its index arithmetic would overflow."""
 
 
 def _scramble(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -42,7 +45,9 @@ def fold(key: Int[Tensor, "*#shape"], value: "Int[Tensor, '*#shape'] | int") -> 
 
 def split(key: Int[Tensor, "*shape"], count: int) -> Int[Tensor, "*shape {count}"]:
     """`count` independent keys from each key, along a new last axis."""
-    return fold(key.unsqueeze(-1), torch.arange(count, dtype=torch.int64, device=key.device))
+    if count > len(_MULTIPLES):
+        return fold(key.unsqueeze(-1), torch.arange(count, dtype=torch.int64, device=key.device))
+    return _scramble(key.unsqueeze(-1) * 3 + _G + _MULTIPLES[:count].to(key.device))
 
 
 def uniform(key: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -57,11 +62,22 @@ def choice(key: Int[Tensor, "*shape"], allowed: Tensor) -> Int[Tensor, "*shape"]
 
 
 def mix_seed(*values: int) -> int:
-    """The same mixing for plain integers: one 31-bit seed, for environments that take `reset(seed=...)`."""
-    key = torch.zeros((), dtype=torch.int64)
+    """The same mixing for plain integers: one 31-bit seed, for environments that take `reset(seed=...)`.
+
+    `_scramble(fold(fold(0, first), second) ...)` in Python's own integers, which beside a tensor of one number cost next to nothing.
+    """
+    key = 0
     for value in values:
-        key = fold(key, _signed(value))
-    return int(_scramble(key).item()) & 0x7FFFFFFF
+        key = _scramble_plain(key * 3 + _GOLDEN + value * _GOLDEN)
+    return _scramble_plain(key) & 0x7FFFFFFF
+
+
+def _scramble_plain(x: int) -> int:
+    """`_scramble` of the 64 low bits of `x`."""
+    x &= _BITS
+    x = ((x ^ (x >> 30)) * _M1) & _BITS
+    x = ((x ^ (x >> 27)) * _M2) & _BITS
+    return x ^ (x >> 31)
 
 
 def copy_seeds(seed: int, count: int) -> Int[Tensor, " env"]:

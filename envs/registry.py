@@ -38,6 +38,11 @@ NATIVE: dict[str, NativeTask] = {
     "native/foraging-8x8-2p-3f": NativeTask("foraging:Foraging", "level-based foraging; any size: native/foraging-10x10-3p-3f", {}),
     "native/foraging-8x8-4p-3f": NativeTask("foraging:Foraging", "level-based foraging, 4 agents", {}),
     "native/foraging-8x8-2p-2f-coop": NativeTask("foraging:Foraging", "level-based foraging where every food needs both agents", {}),
+    "native/switch2": NativeTask("switch:Switch", "2 agents change sides through a corridor that holds one", {"num_agents": 2}),
+    "native/switch4": NativeTask("switch:Switch", "4 agents change sides through a corridor that holds one", {"num_agents": 4}),
+    "native/predator-prey": NativeTask("predator_prey:PredatorPrey", "8 predators catch 8 prey in pairs; a lone catch costs 2", {}),
+    "native/rware-tiny-2ag": NativeTask("warehouse:Warehouse", "2 robots fetch shelves; any size: native/rware-medium-6ag-hard", {}),
+    "native/rware-small-4ag": NativeTask("warehouse:Warehouse", "4 robots in a larger warehouse", {}),
     "native/two-step": NativeTask("two_step:TwoStep", "two moves: a safe 7, or 8 for two agents who agree", {}),
     "native/matrix-climbing": NativeTask("matrix:MatrixGame", "one-shot game: 11 beside -30", {"game": "climbing"}),
     "native/matrix-penalty": NativeTask("matrix:MatrixGame", "one-shot game: two best pairs, mixing them costs", {"game": "penalty"}),
@@ -87,6 +92,9 @@ def resolve(task: str) -> str:
         return _resolve_bare(task, known)
     if space == "native" and _native_pattern(name):
         return task
+    if space == "native" and name.startswith("rware-"):
+        rule = "sizes are rware-<tiny|small|medium|large>-<1 to 19>ag[-easy|-hard]"
+        raise UnknownTask(task, known, reason=f'no environment "{task}": {rule}.')
     if space == "mpe":
         plain = f"mpe/{re.sub(r'_v[0-9]+$', '', name)}"
         if plain in known:
@@ -164,6 +172,10 @@ def _make_native(task: str, options: dict[str, Any]) -> Any:
         from .foraging import parse_size
 
         kwargs = parse_size(name.removeprefix("foraging-"))
+    elif name.startswith("rware-"):
+        from .warehouse_layout import parse_size
+
+        kwargs = parse_size(name)
     elif task in NATIVE:
         kwargs = NATIVE[task].kwargs
     else:
@@ -176,6 +188,8 @@ def _native_pattern(name: str) -> str | None:
     """The maker of a native task whose id carries its size."""
     if re.fullmatch(f"foraging-{_FORAGING_SIZE}", name):
         return "foraging:Foraging"
+    if re.fullmatch(f"rware-{_WAREHOUSE_SIZE}", name):
+        return "warehouse:Warehouse"
     return "spread:Spread" if re.fullmatch(r"spread-\d+", name) else None
 
 
@@ -184,8 +198,8 @@ def _resolve_bare(task: str, known: list[str]) -> str:
     ends = [entry for entry in known if re.sub(r"-v\d+$", "", entry.partition("/")[2]) == plain]
     if len(ends) == 1:
         return ends[0]
-    if not ends and _native_pattern(task):
-        return f"native/{task}"
+    if not ends and _native_pattern(plain):
+        return f"native/{plain}"
     if len(ends) > 1:
         raise UnknownTask(task, reason=f'"{task}" may mean {" or ".join(ends)}; write the whole id.')
     raise UnknownTask(task, known)

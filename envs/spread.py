@@ -81,6 +81,7 @@ class Spread(NativeEnv[SpreadTask]):
             obs_dim=obs_dim,
             state_dim=num_agents * obs_dim,
             episode_limit=episode_limit,
+            truncates_at_limit=True,
             action_names=(ACTION_NAMES,) * num_agents,
             obs_names=tuple(_obs_names(i, num_agents) for i in range(num_agents)),
             noop=(0,) * num_agents,

@@ -2,8 +2,9 @@
 
 The state of every copy (which episode, which actions, what was seen) stays here, in `Episodes`; the workers hold live
 environments only (worker.py). Slot s lives in worker s % W, as number s // W there, and copy i takes a slot of worker
-i % W, so a batch of copies is spread evenly. Each step sends one order to each worker before it waits for any answer. A
-worker starts when it gets its first job, so with more workers than copies some are never started.
+i % W, so a batch of copies is spread evenly. `run` sends one order to each worker before it waits for any answer; jobs that are
+submitted one by one queue up at their workers and are waited for in any order (asynchronous.py). A worker starts when it
+gets its first job, so with more workers than copies some are never started.
 
 A worker that dies is named with what it was doing. Waiting has no time limit: an environment may take its time here as
 it may in one process; a worker that is gone is noticed within a second.
@@ -18,14 +19,17 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import Pipe
+from select import POLLIN, poll
 from typing import Any
 
-from .crew import Job
+from .crew import Job, Ticket
 from .errors import WorkerDied
 from .layout import Layout
 from .live import Rows
 from .pettingzoo import PettingZooTeam
+from .plain import compact
 from .worker import BOOT, Block, Contract, Failure, Order, main
 
 PATIENCE = 5.0
@@ -62,6 +66,17 @@ def name_of(maker: Callable[..., Any]) -> str:
     return f"{module}:{name}"
 
 
+@dataclass(frozen=True, eq=False)
+class _Errand:
+    """An order under way, as its sender knows it: job k comes to row `where[k]`, and `told(k)` says what it is about."""
+
+    worker: int
+    jobs: list[Job]
+    rows: Rows
+    where: list[int]
+    told: Callable[[int], str]
+
+
 class ProcessCrew:
     """Environments in worker processes, moved side by side."""
 
@@ -71,6 +86,9 @@ class ProcessCrew:
         self._slots = list(range(workers))  # the next new slot of each worker
         self._workers: dict[int, _Worker] = {}
         self._number = 0
+        self._errands: dict[int, _Errand] = {}
+        """Orders that were not answered yet, by number."""
+        self._answers: dict[int, Failure | None] = {}  # that nobody has asked for yet
         self._end = weakref.finalize(self, _dismiss, self._workers, os.getpid())
 
     def take(self, copies: Iterable[int]) -> list[int]:
@@ -87,38 +105,101 @@ class ProcessCrew:
         shares: dict[int, list[int]] = {}
         for position, job in enumerate(jobs):
             shares.setdefault(job.slot % self.count, []).append(position)
-        self._number += 1
+        numbers: dict[int, list[int]] = {}
+        for worker, share in shares.items():
+            errand = _Errand(worker, [jobs[k] for k in share], rows, [where[k] for k in share], lambda k, share=share: told(share[k]))
+            numbers[self._register(errand)] = share
         failures: list[tuple[int, int, Failure]] = []
+        try:
+            self._send(numbers)
+            for number, share in numbers.items():
+                worker = jobs[share[0]].slot % self.count
+                while number not in self._answers:
+                    self._receive(worker)
+                if (failure := self._answers[number]) is not None:
+                    failures.append((share[failure.job], worker, failure))
+        finally:
+            for number in numbers:  # of an interrupted call, too: nobody waits for those any more
+                self._forget(number)
+        if failures:
+            _, worker, failure = min(failures, key=lambda entry: entry[0])  # as if they had been moved one after another
+            raise failure.revive(self._name(worker))
+
+    def submit(self, job: Job, rows: Rows, index: int, *, told: Callable[[], str]) -> Ticket:
+        number = self._register(_Errand(job.slot % self.count, [job], rows, [index], lambda _: told()))
+        self._send([number])
+        return Ticket(job, rows, index, told, number)
+
+    def wait(self, tickets: Sequence[Ticket], minimum: int) -> list[Ticket]:
+        ready = poll()
+        busy = {ticket.job.slot % self.count for ticket in tickets if ticket.number in self._errands}
+        workers = {self._workers[number].pipe.fileno(): number for number in busy}
+        for descriptor in workers:
+            ready.register(descriptor, POLLIN)
+        events = ready.poll(0) if workers else []
+        while True:
+            for descriptor, _ in events:
+                self._receive(workers[descriptor])
+            done = [ticket for ticket in tickets if ticket.number in self._answers]
+            if len(done) >= minimum:
+                break
+            assert any(ticket.number in self._errands for ticket in tickets), "waiting for jobs that nobody does"
+            events = ready.poll(1000) or [(at, POLLIN) for at, number in workers.items() if self._workers[number].is_gone]
+        for ticket in done:
+            if (failure := self._forget(ticket.number)) is not None:
+                raise failure.revive(self._name(ticket.job.slot % self.count))
+        return done
+
+    def drop(self, tickets: Iterable[Ticket]) -> None:
+        for ticket in tickets:
+            self._forget(ticket.number)
+
+    def _register(self, errand: _Errand) -> int:
+        self._number += 1
+        self._errands[self._number] = errand
+        return self._number
+
+    def _forget(self, number: int) -> Failure | None:
+        self._errands.pop(number, None)
+        return self._answers.pop(number, None)
+
+    def _send(self, numbers: Iterable[int]) -> None:
+        """Give these orders to their workers, which are started where they do not run yet."""
+        errands = {number: self._errands[number] for number in numbers}
         number = -1
         try:
-            for number in shares:
-                if number not in self._workers:
-                    self._workers[number] = _Worker(Contract(self.task, self.options, self.layout, _nameless_file()))
-                    self._workers[number].greet()
-            for number in shares:
-                failure = self._workers[number].wait_until_ready()
-                if failure is not None:
+            for number in {errand.worker for errand in errands.values()} - self._workers.keys():
+                self._workers[number] = _Worker(Contract(self.task, self.options, self.layout, _nameless_file()))
+                self._workers[number].greet()
+            for number in {errand.worker for errand in errands.values()}:
+                if (failure := self._workers[number].wait_until_ready()) is not None:
                     error = failure.revive(self._name(number))
                     self.close()
                     raise error
-            for number, share in shares.items():
-                local = [Job(job.slot // self.count, job.seed, job.joints) for job in map(jobs.__getitem__, share)]
-                self._workers[number].order(self._number, local)
-            for number, share in shares.items():
-                failure = self._workers[number].answer(self._number)
-                if failure is None:
-                    rows.put([where[position] for position in share], self._workers[number].block.rows)
-                else:
-                    failures.append((share[failure.job], number, failure))
+            for order, errand in errands.items():
+                number = errand.worker
+                self._workers[number].order(order, [Job(job.slot // self.count, job.seed, job.joints) for job in errand.jobs])
         except (EOFError, ConnectionError) as gone:
-            raise self._death(number, [told(position) for position in shares[number]]) from gone
-        if failures:
-            _, number, failure = min(failures, key=lambda entry: entry[0])  # as if they had been moved one after another
-            raise failure.revive(self._name(number))
+            raise self._death(number) from gone
+
+    def _receive(self, number: int) -> None:
+        """Take one answer of this worker, and what it has left where somebody waits for it."""
+        try:
+            answered, failure = self._workers[number].answer()
+        except (EOFError, ConnectionError) as gone:
+            raise self._death(number) from gone
+        if (errand := self._errands.pop(answered, None)) is None:  # what an interrupted call had not waited for
+            return
+        if failure is None:
+            slots = compact([job.slot // self.count for job in errand.jobs])
+            errand.rows.put(compact(errand.where), self._workers[number].block.rows, slots)
+        self._answers[answered] = failure
 
     def close(self) -> None:
         """End the workers. The next job starts new ones."""
         _dismiss(self._workers, os.getpid())
+        self._errands.clear()
+        self._answers.clear()
 
     def _new_slot(self, worker: int) -> int:
         self._slots[worker] += self.count
@@ -127,12 +208,14 @@ class ProcessCrew:
     def _name(self, number: int) -> str:
         return f"worker {number + 1} of {self.count} (process {self._workers[number].process.pid})"
 
-    def _death(self, number: int, told: list[str]) -> WorkerDied:
+    def _death(self, number: int) -> WorkerDied:
         """What became of a worker that is gone; the others are ended."""
         worker, name = self._workers[number], self._name(number)
-        code, job = worker.process.wait(), int(worker.block.job[0])
+        code, order, job = worker.process.wait(), int(worker.block.order[0]), int(worker.block.job[0])
+        errands = {number_: errand for number_, errand in self._errands.items() if errand.worker == number}
+        doing = errands[order].told(job) if order in errands else None
+        told = [errand.told(k) for errand in errands.values() for k in range(len(errand.jobs))]
         self.close()
-        doing = told[job] if worker.ready and job >= 0 else None
         return WorkerDied(name, self.layout.name, code, doing, [text for text in told if text != doing])
 
 
@@ -154,6 +237,10 @@ class _Worker:
         )
         theirs.close()
 
+    @property
+    def is_gone(self) -> bool:
+        return self.process.poll() is not None
+
     def greet(self) -> None:
         """Say where its modules are and what it will do; ConnectionError where it is gone already."""
         self.pipe.send(sys.path)
@@ -161,27 +248,24 @@ class _Worker:
 
     def wait_until_ready(self) -> Failure | None:
         """What the task raised while it was made, if it did."""
-        failure = None if self.ready else self.answer(0)
+        failure = None if self.ready else self.answer()[1]
         self.ready = failure is None
         return failure
 
     def order(self, number: int, jobs: list[Job]) -> None:
-        if len(jobs) > self.block.count:
-            self.block = self._map(max(len(jobs), 2 * self.block.count))
-        self.block.job[0] = -1
+        slots = max(job.slot for job in jobs) + 1
+        if slots > self.block.count:
+            self.block = self._map(max(slots, 2 * self.block.count))
         self.slots.update(job.slot for job in jobs)
         self.pipe.send(Order(number, self.block.count, jobs))
 
-    def answer(self, number: int) -> Failure | None:
-        """The answer to that order; EOFError where the worker is gone."""
-        while True:
-            while not self.pipe.poll(1.0):
-                # A process that the environment forked may hold the worker's end of the pipe open.
-                if self.process.poll() is not None and not self.pipe.poll():
-                    raise EOFError
-            answered, failure = self.pipe.recv()
-            if answered == number:  # else it is what an interrupted call had not waited for
-                return failure
+    def answer(self) -> tuple[int, Failure | None]:
+        """The next answer, and the number of its order; EOFError where the worker is gone."""
+        while not self.pipe.poll(1.0):
+            # A process that the environment forked may hold the worker's end of the pipe open.
+            if self.is_gone and not self.pipe.poll():
+                raise EOFError
+        return self.pipe.recv()
 
     def _map(self, count: int) -> Block:
         os.ftruncate(self.contract.memory, Block.size(self.contract.layout, count))

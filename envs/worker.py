@@ -23,6 +23,7 @@ import numpy as np
 from .crew import Job
 from .layout import Layout
 from .live import Rows
+from .plain import compact
 
 BOOT = """
 import signal, sys
@@ -46,9 +47,9 @@ class Order:
     number: int
     """Counts up; the answer bears it."""
     rows: int
-    """Rows the shared memory is laid out for."""
+    """Rows the shared memory holds now."""
     jobs: list[Job]
-    """Job k is answered in row k."""
+    """What a job leaves is seen in the row of its slot. So several orders may be under way, of different slots."""
 
 
 class Contract(NamedTuple):
@@ -62,12 +63,15 @@ class Contract(NamedTuple):
 
 
 class Block:
-    """`count` rows in a nameless file that two processes map, and a counter: the job that is being done."""
+    """`count` rows in a nameless file that two processes map, one for each slot, and what the worker is busy with."""
 
     def __init__(self, descriptor: int, layout: Layout, count: int):
         memory = mmap.mmap(descriptor, self.size(layout, count))
         self.count = count
         self.job = np.ndarray(1, dtype=np.int64, buffer=memory)
+        """Position of the job in its order."""
+        self.order = np.ndarray(1, dtype=np.int64, buffer=memory, offset=8)
+        """Number of the order that is being done, 0 between orders."""
         self.rows = Rows(layout, count, memoryview(memory)[HEADER:])
 
     @staticmethod
@@ -121,16 +125,17 @@ def _is_plain(value: Any) -> bool:
 class _Answering:
     """Answers an order, with what its block raised if it did; the interpreter's own ways to end pass through."""
 
-    def __init__(self, orders: Connection, number: int):
-        self.orders, self.number, self.job = orders, number, 0
+    def __init__(self, orders: Connection, number: int, job: np.ndarray, busy: np.ndarray):
+        self.orders, self.number, self.job, self.busy = orders, number, job, busy
 
-    def __enter__(self) -> "_Answering":
-        return self
+    def __enter__(self) -> None:
+        return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         if error is not None and not isinstance(error, Exception):
             return False
-        self.orders.send((self.number, None if error is None else Failure.of(self.job, error)))
+        self.busy[0] = 0
+        self.orders.send((self.number, None if error is None else Failure.of(int(self.job[0]), error)))
         return True
 
 
@@ -142,26 +147,26 @@ def main(orders: Connection) -> None:
     for descriptor in (orders.fileno(), memory):
         os.set_inheritable(descriptor, False)
     crew = None
-    with _Answering(orders, 0):
+    with _Answering(orders, 0, np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)):
         import torch
 
         from .registry import make
 
         torch.set_num_threads(1)
         crew = make(task, **options).here
-        crew.layout = layout  # the parent's: it may list a set of agents in another order than this process
+        crew.follow(layout)  # the parent's: it may list a set of agents in another order than this process
     if crew is None:
         return
     block: Block | None = None
     while (order := orders.recv()) is not None:
         if block is None or block.count != order.rows:
             block = Block(memory, layout, order.rows)
-        own = Rows(layout, len(order.jobs))
-        with _Answering(orders, order.number) as answer:
-            for answer.job, job in enumerate(order.jobs):
-                block.job[0] = answer.job
-                crew.do(job, own, answer.job)
-            block.rows.put(list(range(len(order.jobs))), own)
+            crew.job = block.job
+        own, count = Rows(layout, len(order.jobs)), len(order.jobs)
+        block.order[0] = order.number
+        with _Answering(orders, order.number, crew.job, block.order):
+            crew.run(order.jobs, own, range(count), told=lambda _: "")
+            block.rows.put(compact([job.slot for job in order.jobs]), own, slice(None))
     crew.close()
 
 

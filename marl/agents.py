@@ -14,6 +14,18 @@ from torch import Tensor, nn
 from ..envs.base import TeamSpec
 from .config import NetworkConfig
 from .encoders import ImageEncoder, image_shape
+from .recurrence import unroll
+
+
+def linear(x: Float[Tensor, "*batch inputs"], weight: Tensor, bias: Tensor | None = None) -> Float[Tensor, "*batch outputs"]:
+    """x W^T + b as one matrix product whatever the strides of `x` (a view into packed rows would become a product per row)."""
+    return F.linear(x.reshape(-1, x.shape[-1]), weight, bias).unflatten(0, x.shape[:-1])
+
+
+def layer_norm(x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+    """(x - mean) / sqrt(var + 1e-5) over the features, spelled out: a compiler turns the fused one into slow running means."""
+    apart = x - x.mean(-1, keepdim=True)
+    return apart * (apart.square().mean(-1, keepdim=True) + 1e-5).rsqrt()
 
 
 class AgentLinear(nn.Module):
@@ -29,7 +41,7 @@ class AgentLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch agent inputs"]) -> Float[Tensor, "*batch agent outputs"]:
         if self.share:
-            return F.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias)
         rows = x.flatten(0, -3).transpose(0, 1)  # agent, batch, inputs
         out = torch.baddbmm(self.bias.unsqueeze(1), rows, self.weight.transpose(1, 2))
         return out.transpose(0, 1).unflatten(0, x.shape[:-2])
@@ -47,7 +59,8 @@ class FirstLayer(nn.Module):
         if not self.share:
             return self.linear(obs)
         weight, of_id = self.linear.weight.split([self.obs_dim, self.linear.weight.shape[1] - self.obs_dim], dim=1)
-        return F.linear(obs, weight) + (of_id.t() + self.linear.bias)
+        ids = torch.eye(of_id.shape[1], dtype=of_id.dtype, device=of_id.device)
+        return linear(obs, weight) + F.linear(ids, of_id, self.linear.bias)
 
 
 class AgentNorm(nn.Module):
@@ -60,6 +73,8 @@ class AgentNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch agent features"]) -> Float[Tensor, "*batch agent features"]:
         width = self.weight.shape[-1:]
+        if torch.compiler.is_compiling():
+            return layer_norm(x) * self.weight + self.bias
         if self.weight.dim() == 1:
             return F.layer_norm(x, width, self.weight, self.bias)
         return F.layer_norm(x, width) * self.weight + self.bias
@@ -72,6 +87,8 @@ class GRUCell(nn.Module):
         super().__init__()
         self.of_input = AgentLinear(num_agents, inputs, 3 * hidden, share=share)
         self.of_memory = AgentLinear(num_agents, hidden, 3 * hidden, share=share)
+        self.fast = False
+        """Windows by the C++ loops (recurrence.py) instead of torch's operations; the captured loop sets it."""
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
         return self.step(self.of_input(x), memory)
@@ -83,6 +100,22 @@ class GRUCell(nn.Module):
         reset, update = torch.sigmoid(in_reset + of_reset), torch.sigmoid(in_update + of_update)
         new = torch.tanh(in_new + reset * of_new)
         return new + update * (memory - new)
+
+    def unroll(
+        self,
+        projected: Float[Tensor, "time env agent gates"],
+        keep: Bool[Tensor, "time env"],
+        memory: Float[Tensor, "env agent hidden"],
+    ) -> Float[Tensor, "time env agent hidden"]:
+        """The memory after each step of a window; before a step that does not `keep` it, it is set to zero."""
+        weight, bias, agents = self.of_memory.weight, self.of_memory.bias, projected.shape[2]
+        kept = keep.to(projected.dtype)
+        if self.of_memory.share:
+            rows, kept = projected.flatten(1, 2).unsqueeze(0), kept.repeat_interleave(agents, 1)[None, ..., None]
+            one_set = (memory.flatten(0, 1).unsqueeze(0), weight.unsqueeze(0), bias.unsqueeze(0))
+            return unroll(rows, kept, *one_set, fast=self.fast)[0].unflatten(1, (-1, agents))
+        kept = kept[None, ..., None].expand(agents, -1, -1, -1)
+        return unroll(projected.permute(2, 0, 1, 3), kept, memory.transpose(0, 1), weight, bias, fast=self.fast).permute(1, 2, 0, 3)
 
 
 class UtilityNetwork(nn.Module):
@@ -144,13 +177,7 @@ class UtilityNetwork(nn.Module):
 
     def _remember(self, obs: Tensor, episode_start: Tensor, memory: Tensor) -> Tensor:
         assert self.cell is not None
-        projected = self.cell.of_input(self.features(obs))
-        keep = (~episode_start).to(projected.dtype)[..., None, None]
-        memories = []
-        for t in range(len(obs)):
-            memory = self.cell.step(projected[t], memory * keep[t])
-            memories.append(memory)
-        return torch.stack(memories)
+        return self.cell.unroll(self.cell.of_input(self.features(obs)), ~episode_start, memory)
 
 
 def utility_network(config: NetworkConfig, spec: TeamSpec) -> UtilityNetwork:

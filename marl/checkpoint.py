@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .errors import CheckpointDamaged, CheckpointIncompatible, DiskError, RunNotFound
 
-FORMAT = 2
+FORMAT = 3
 STATE = "state.json"
 
 

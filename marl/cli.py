@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from .cli_bench import bench
 from .cli_errors import OK, Reporter
 from .cli_house import algos, config_app, doctor, envs
 from .cli_inspect import credit, evaluate_run, lazy
@@ -46,7 +47,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(evaluate_run, name="eval")
-for part in (play, credit, lazy, envs, algos, config_app, doctor):
+for part in (play, credit, lazy, bench, envs, algos, config_app, doctor):
     app.command(part)
 
 

@@ -281,6 +281,8 @@ class Config:
     """Truncate episodes after this many env steps (for tasks that report their own limit as a termination)."""
     members: tuple[str, ...] = ()
     """Planted members, NAME=POLICY (noop, random, or a scripted policy of the task): they act so and do not learn."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Capture the loop of a native task with torch.compile; auto: where the run is long enough to pay for compiling."""
     workers: int = 0
     """Processes that step the copies of a Python environment (MPE2, PettingZoo, your own); 0: in this process. Changes no number."""
     env: dict[str, Any] = field(default_factory=dict)

@@ -55,6 +55,8 @@ class Minibatch:
     steps: Rollout
     burn_in: int = 0
     """Leading time steps that only rebuild the memory and enter no loss."""
+    padded: bool = True
+    """Whether steps that are not real may be among them; False where every step is known to be."""
 
 
 def tensor_fields() -> tuple[str, ...]:

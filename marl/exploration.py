@@ -13,7 +13,7 @@ from torch import Tensor
 from ..envs.randomness import split, uniform
 from .config import ExplorationConfig
 
-Explore = Callable[[Tensor, Tensor, float, Tensor], tuple[Tensor, Tensor]]
+Explore = Callable[[Tensor, Tensor, float | Tensor, Tensor], tuple[Tensor, Tensor]]
 """(utilities or logits, available, epsilon, key) -> actions and their probabilities: `epsilon_greedy` or `softmax_epsilon`."""
 
 
@@ -37,7 +37,7 @@ def uniform_action(number: Float[Tensor, "*batch"], available: Bool[Tensor, "*ba
 
 
 def epsilon_greedy(
-    q: Float[Tensor, "env agent action"], available: Bool[Tensor, "env agent action"], epsilon: float, key: Int[Tensor, " env"]
+    q: Float[Tensor, "env agent action"], available: Bool[Tensor, "env agent action"], epsilon: float | Tensor, key: Int[Tensor, " env"]
 ) -> tuple[Int[Tensor, "env agent"], Float[Tensor, "env agent"]]:
     """Actions and the probability with which each was taken: epsilon/|available|, plus 1 - epsilon for the greedy one."""
     numbers = uniform(split(key, 2 * q.shape[1])).unflatten(-1, (q.shape[1], 2))
@@ -54,7 +54,7 @@ def uniform_policy(available: Bool[Tensor, "env agent action"], key: Int[Tensor,
 
 
 def greedy_probabilities(
-    q: Float[Tensor, "*batch action"], available: Bool[Tensor, "*batch action"], epsilon: float
+    q: Float[Tensor, "*batch action"], available: Bool[Tensor, "*batch action"], epsilon: float | Tensor
 ) -> Float[Tensor, "*batch action"]:
     """The epsilon-greedy policy: epsilon/|available| everywhere, plus 1 - epsilon on the best available action."""
     best = torch.zeros_like(q).scatter(-1, greedy(q, available).unsqueeze(-1), 1.0)
@@ -62,13 +62,13 @@ def greedy_probabilities(
 
 
 def softmax_probabilities(
-    logits: Float[Tensor, "*batch action"], available: Bool[Tensor, "*batch action"], epsilon: float
+    logits: Float[Tensor, "*batch action"], available: Bool[Tensor, "*batch action"], epsilon: float | Tensor
 ) -> Float[Tensor, "*batch action"]:
     """(1 - epsilon) softmax(logits) + epsilon/|available|, over the available actions (COMA's bounded softmax, arXiv:1705.08926)."""
     return _mixed(torch.softmax(logits.masked_fill(~available, -torch.inf), -1), available, epsilon)
 
 
-def _mixed(policy: Tensor, available: Tensor, epsilon: float) -> Tensor:
+def _mixed(policy: Tensor, available: Tensor, epsilon: float | Tensor) -> Tensor:
     return (1 - epsilon) * policy + epsilon * available / available.sum(-1, keepdim=True)
 
 
@@ -79,7 +79,10 @@ def draw(probabilities: Float[Tensor, "*batch action"], number: Float[Tensor, "*
 
 
 def softmax_epsilon(
-    logits: Float[Tensor, "env agent action"], available: Bool[Tensor, "env agent action"], epsilon: float, key: Int[Tensor, " env"]
+    logits: Float[Tensor, "env agent action"],
+    available: Bool[Tensor, "env agent action"],
+    epsilon: float | Tensor,
+    key: Int[Tensor, " env"],
 ) -> tuple[Int[Tensor, "env agent"], Float[Tensor, "env agent"]]:
     """Actions drawn from `softmax_probabilities` and the probability with which each was drawn."""
     numbers = uniform(split(key, 2 * logits.shape[1])).unflatten(-1, (logits.shape[1], 2))

@@ -6,6 +6,7 @@ slots of one copy. State is explicit: `Replay` is mutated by `add` only; drawing
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy as shallow_copy
 from dataclasses import dataclass
 
 import torch
@@ -23,13 +24,24 @@ Windows = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Field:
-    """Where one field lies in the packed row."""
+    """One field of the packed row."""
 
     name: str
     shape: tuple[int, ...]
+    size: int
+    """Numbers in it."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Fields of one type, side by side in the packed row."""
+
     dtype: torch.dtype
-    start: int
-    stop: int
+    fields: list[Field]
+
+    @property
+    def width(self) -> int:
+        return sum(item.size for item in self.fields)
 
 
 class Layout:
@@ -40,19 +52,17 @@ class Layout:
 
     def __init__(self, example: Rollout, *, state_is_obs: bool = False):
         self.state_is_obs = state_is_obs
-        self.floats: list[Field] = []
-        self.bytes: list[Field] = []
         named = {name: getattr(example, name) for name in tensor_fields()} | {f"extras.{k}": v for k, v in example.extras.items()}
         if state_is_obs:
             del named["state"], named["next_state"]
-        widths = {"floats": 0, "bytes": 0}
+        groups: dict[torch.dtype, list[Field]] = {kind: [] for kind in (torch.float32, torch.bool, torch.int64, torch.uint8)}
         for name, value in named.items():
-            kind = "bytes" if value.dtype == torch.uint8 else "floats"
             shape = tuple(value.shape[2:])
-            size = int(torch.Size(shape).numel())
-            getattr(self, kind).append(Field(name, shape, value.dtype, widths[kind], widths[kind] + size))
-            widths[kind] += size
-        self.float_width, self.byte_width = widths["floats"], widths["bytes"]
+            groups[value.dtype].append(Field(name, shape, int(torch.Size(shape).numel())))
+        self.bytes = groups.pop(torch.uint8)
+        self.blocks = [Block(kind, sorted(fields, key=lambda item: bool(item.shape))) for kind, fields in groups.items()]
+        """Fields of one type lie side by side, single numbers first, so that few operations take a row apart."""
+        self.float_width, self.byte_width = sum(block.width for block in self.blocks), sum(item.size for item in self.bytes)
 
     @property
     def bytes_per_step(self) -> int:
@@ -60,27 +70,48 @@ class Layout:
 
     def pack(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """(time, env, float row) and (time, env, byte row)."""
-
-        def row(fields: list[Field], dtype: torch.dtype) -> Tensor:
-            if not fields:
-                return torch.zeros(*rollout.reward.shape, 0, dtype=dtype)
-            columns = [_get(rollout, item.name).to(dtype) for item in fields]
-            return torch.cat([value.flatten(2) if value.dim() > 2 else value.unsqueeze(-1) for value in columns], -1)
-
-        return row(self.floats, torch.float32), row(self.bytes, torch.uint8)
+        fields = [item for block in self.blocks for item in block.fields]
+        return _row(rollout, fields, torch.float32), _row(rollout, self.bytes, torch.uint8)
 
     def unpack(self, floats: Tensor, raw: Tensor) -> Rollout:
         """The fields back again; float32 fields are views of the rows."""
         values: dict[str, Tensor] = {}
-        for fields, rows in ((self.floats, floats), (self.bytes, raw)):
-            for item in fields:
-                part = rows[..., item.start : item.stop]
-                part = part.unflatten(-1, item.shape) if len(item.shape) > 1 else part if item.shape else part.squeeze(-1)
-                values[item.name] = part != 0 if item.dtype == torch.bool else part.to(item.dtype)
+        for block, part in zip(self.blocks, floats.split([block.width for block in self.blocks], -1), strict=True):
+            values |= _fields(block.fields, part != 0 if block.dtype == torch.bool else part.to(block.dtype))
+        values |= _fields(self.bytes, raw)
         if self.state_is_obs:
             values |= {"state": side_by_side(values["obs"]), "next_state": side_by_side(values["next_obs"])}
         extras = {name.removeprefix("extras."): values.pop(name) for name in list(values) if name.startswith("extras.")}
         return Rollout(**values, extras=extras)
+
+    def column(self, name: str) -> int:
+        """Where in the row of floats a field of one number lies."""
+        at = 0
+        for item in (item for block in self.blocks for item in block.fields):
+            if item.name == name:
+                return at
+            at += item.size
+        raise KeyError(name)
+
+
+def _row(rollout: Rollout, fields: list[Field], dtype: torch.dtype) -> Tensor:
+    if not fields:
+        return torch.zeros(*rollout.reward.shape, 0, dtype=dtype, device=rollout.reward.device)
+    columns = [_get(rollout, item.name).to(dtype) for item in fields]
+    return torch.cat([value.flatten(2) if value.dim() > 2 else value.unsqueeze(-1) for value in columns], -1)
+
+
+def _fields(fields: list[Field], rows: Tensor) -> dict[str, Tensor]:
+    """Each field's part of the rows, in its own shape; single numbers come first."""
+    if not fields:
+        return {}
+    single = sum(not item.shape for item in fields)
+    *numbers, rest = (*rows[..., :single].unbind(-1), rows[..., single:])
+    parts = rest.split([item.size for item in fields[single:]], -1) if single < len(fields) else ()
+    values = {item.name: value for item, value in zip(fields, numbers, strict=False)}
+    for item, part in zip(fields[single:], parts, strict=True):
+        values[item.name] = part.unflatten(-1, item.shape) if len(item.shape) > 1 else part
+    return values
 
 
 def side_by_side(obs: Tensor) -> Float[Tensor, "time env state"]:
@@ -132,6 +163,14 @@ class Replay:
         self.raw = torch.zeros(self.slots, self.num_envs, self.layout.byte_width, dtype=torch.uint8)
         self.position, self.count = 0, 0
 
+    def part(self, config: ReplayConfig, first: int) -> "Replay":
+        """The ring of `config.num_envs` copies from copy `first` on, in this ring's own memory; its counters are its own."""
+        part = shallow_copy(self)
+        part.config, part.num_envs = config, config.num_envs
+        part.footprint = self.footprint * config.num_envs // self.num_envs
+        part.floats, part.raw = (ring[:, first : first + config.num_envs] for ring in (self.floats, self.raw))
+        return part
+
     def add(self, rollout: Rollout) -> None:
         """Append T time steps of every copy; the oldest are overwritten."""
         steps = rollout.num_steps
@@ -147,18 +186,38 @@ class Replay:
         """Joint transitions held now."""
         return self.count * self.num_envs
 
+    def put(self, floats: Tensor, raw: Tensor) -> None:
+        """Append one time step of every copy, packed (env, row); the oldest is overwritten."""
+        self.floats[self.position].copy_(floats)
+        if self.layout.byte_width:
+            self.raw[self.position].copy_(raw)
+        self.position = (self.position + 1) % self.slots
+        self.count = min(self.count + 1, self.slots)
+
+    def rows(self, windows: Windows, *, window: int, burn_in: int = 0) -> tuple[Tensor, Tensor]:
+        """The packed steps (time, window, row) of the given windows, each preceded by `burn_in` steps (not valid where none is stored)."""
+        start, copy = windows
+        oldest = self.position - self.count
+        logical = start.unsqueeze(0) if window == 1 and not burn_in else start + torch.arange(-burn_in, window).unsqueeze(-1)
+        held = logical.clamp(min=0) if burn_in else logical
+        flat = ((held + oldest) % self.slots * self.num_envs + copy).view(-1)
+        floats = self.floats.view(-1, self.layout.float_width).index_select(0, flat).view(*logical.shape, -1)
+        if burn_in:
+            self._mark_missing(floats, logical < 0)
+        if not self.layout.byte_width:
+            return floats, self.raw.new_empty(*logical.shape, 0)
+        return floats, self.raw.view(-1, self.layout.byte_width).index_select(0, flat).view(*logical.shape, -1)
+
+    def _mark_missing(self, floats: Tensor, missing: Tensor) -> None:
+        """Steps that precede the oldest stored one are padding: not valid, and the memory restarts after them."""
+        floats[..., self.layout.column("valid")].masked_fill_(missing, 0.0)
+        after_missing = torch.cat([torch.zeros_like(missing[:1]), missing[:-1]])
+        floats[..., self.layout.column("episode_start")].masked_fill_(missing | after_missing, 1.0)
+
     def gather(self, windows: Windows, *, window: int, burn_in: int) -> Minibatch:
         """The steps of the given windows, each preceded by `burn_in` steps (not valid where none is stored)."""
-        start, copy = windows
-        logical = start + torch.arange(-burn_in, window).unsqueeze(-1)
-        slot = (logical.clamp(min=0) + self.position - self.count) % self.slots
-        flat = (slot * self.num_envs + copy).flatten()
-        floats = self.floats.flatten(0, 1).index_select(0, flat).unflatten(0, logical.shape)
-        raw = self.raw.flatten(0, 1).index_select(0, flat).unflatten(0, logical.shape)
-        steps = self.layout.unpack(floats, raw)
-        if burn_in:
-            steps = _before_the_first(steps, logical < 0)
-        return Minibatch(steps=steps, burn_in=burn_in)
+        steps = self.layout.unpack(*self.rows(windows, window=window, burn_in=burn_in))
+        return Minibatch(steps=steps, burn_in=burn_in, padded=burn_in > 0)
 
     def fresh_windows(self) -> Windows:
         """All windows of the newest rollout_steps, copy by copy."""
@@ -173,21 +232,30 @@ class Replay:
 
         The tensors of `per_step` (time, env, ...) belong to the batch's steps; each minibatch comes with its part of them.
         """
+        for windows, own in self.split_windows(generator, per_step):
+            yield self.gather(windows, window=self.config.window, burn_in=self.config.burn_in), own
+
+    def split_windows(
+        self, generator: torch.Generator, per_step: Mapping[str, Tensor] | None = None
+    ) -> Iterator[tuple[Windows, dict[str, Tensor]]]:
+        """What `split` gathers: each minibatch's windows, and its part of `per_step`."""
         config = self.config
         start, copy = self.fresh_windows()
         inside = torch.arange(config.window).unsqueeze(-1) - (self.count - config.rollout_steps)
         for rows in cut(torch.randperm(len(start), generator=generator), config):
-            minibatch = self.gather((start[rows], copy[rows]), window=config.window, burn_in=config.burn_in)
-            yield minibatch, {name: value[start[rows] + inside, copy[rows]] for name, value in (per_step or {}).items()}
+            yield (start[rows], copy[rows]), {name: value[start[rows] + inside, copy[rows]] for name, value in (per_step or {}).items()}
 
     def uniform(self, generator: torch.Generator) -> Minibatch:
         """One minibatch of windows over all that is stored, with replacement, each start equally likely."""
+        return self.gather(self.uniform_windows(generator), window=self.config.window, burn_in=self.config.burn_in)
+
+    def uniform_windows(self, generator: torch.Generator) -> Windows:
+        """What `uniform` gathers."""
         config = self.config
         assert isinstance(config.minibatch_size, int)
         count = config.minibatch_size // config.window
         start = torch.randint(self.count - config.window + 1, (count,), generator=generator)
-        copy = torch.randint(self.num_envs, (count,), generator=generator)
-        return self.gather((start, copy), window=config.window, burn_in=config.burn_in)
+        return start, torch.randint(self.num_envs, (count,), generator=generator)
 
     def can_sample(self) -> bool:
         """Enough consecutive steps for a window, and at least one minibatch of joint steps."""
@@ -196,8 +264,20 @@ class Replay:
 
     def newest(self) -> Rollout:
         """The newest rollout_steps of all copies, as they were added."""
-        slots = (torch.arange(-self.config.rollout_steps, 0) + self.position) % self.slots
-        return self.layout.unpack(self.floats[slots], self.raw[slots])
+        return self.layout.unpack(*self.newest_rows())
+
+    def newest_rewards(self) -> Float[Tensor, "time env"]:
+        """The team rewards of the newest rollout_steps."""
+        return self.newest_rows()[0][..., self.layout.column("reward")]
+
+    def newest_rows(self) -> tuple[Tensor, Tensor]:
+        """The same, packed."""
+        steps = self.config.rollout_steps
+        first = (self.position or self.slots) - steps
+        if first >= 0:  # in one piece
+            return self.floats[first : first + steps], self.raw[first : first + steps]
+        slots = (torch.arange(-steps, 0) + self.position) % self.slots
+        return self.floats[slots], self.raw[slots]
 
     def dump(self) -> tuple[dict[str, Tensor], dict[str, int]]:
         """What is stored (not the empty rest of the ring), oldest step first."""
@@ -226,12 +306,3 @@ def cut(order: Int[Tensor, " window"], config: ReplayConfig) -> list[Tensor]:
         elif config.last_minibatch == "merge":
             parts = [*parts[:-2], torch.cat(parts[-2:])]
     return parts
-
-
-def _before_the_first(steps: Rollout, missing: Tensor) -> Rollout:
-    """Steps that precede the oldest stored one are padding: not valid, and the memory restarts after them."""
-    values = {name: getattr(steps, name) for name in tensor_fields()}
-    values["valid"] = steps.valid & ~missing
-    after_missing = torch.cat([torch.zeros_like(missing[:1]), missing[:-1]])
-    values["episode_start"] = steps.episode_start | missing | after_missing
-    return Rollout(**values, extras=steps.extras)

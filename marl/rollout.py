@@ -4,6 +4,7 @@
 names every random number, and the running sums of unfinished episodes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,10 @@ from ..envs.randomness import EXPLORE, Clock
 from .data import Rollout
 from .exploration import Explore, epsilon_greedy
 from .policies import Team, override
+
+
+Utility = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(obs, memory) of every copy -> the agents' outputs and their memory to carry on."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,58 @@ def begin(env: TeamEnv, team: Team, seeds: Int[Tensor, " env"]) -> Carry:
     )
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How each copy's episode stands after one env step; it counts where `done`."""
+
+    done: Bool[Tensor, " env"]
+    episode_return: Float[Tensor, " env"]
+    agent_return: Float[Tensor, "env agent"]
+    length: Int[Tensor, " env"]
+
+
+def advance(
+    env: TeamEnv,
+    carry: Carry,
+    team: Team,
+    *,
+    epsilon: float | Tensor,
+    explore: Explore = epsilon_greedy,
+    utility: Utility | None = None,
+) -> tuple[Carry, dict[str, Tensor], Ending]:
+    """One env step in every copy: the next carry, the joint transition's fields (env, ...) by name, and the episodes' endings.
+
+    `utility` is asked instead of the team's own network (several seeds' networks, each for its own copies). No branch depends on what a tensor holds, so a compiler captures it whole where it captures the environment.
+    """
+    view, clock = carry.view, carry.clock
+    num_agents = env.spec.num_agents
+    learns = team.learns(num_agents)
+    q, memory = (utility or team.utility)(view.obs, carry.memory["utility"])
+    action, behaviour = explore(q, view.available, epsilon, clock.key(EXPLORE))
+    action = override(action, team.members, view, clock)
+    state, step, next_view = env.step(carry.state, action)
+    done = step.terminated | step.truncated
+    agent_reward = step.reward.unsqueeze(-1).expand(-1, num_agents) if step.agent_reward is None else step.agent_reward
+    row = {
+        "obs": view.obs, "state": view.state, "available": view.available, "alive": view.alive & learns, "action": action,
+        "behaviour": behaviour.to(torch.float32).masked_fill(~learns, 1.0), "reward": step.reward.to(torch.float32),
+        "agent_reward": agent_reward.to(torch.float32), "terminated": step.terminated, "truncated": step.truncated,
+        "episode_start": carry.episode_start, "next_obs": step.after.obs, "next_state": step.after.state,
+        "next_available": step.after.available, "next_alive": step.after.alive & learns,
+    }  # fmt: skip
+    ending = Ending(done, carry.episode_return + step.reward, carry.agent_return + agent_reward, clock.step + 1)
+    carry = Carry(
+        state=state,
+        view=next_view,
+        memory={"utility": memory.masked_fill(done[:, None, None], 0.0)},
+        clock=clock.tick(done),
+        episode_return=ending.episode_return.masked_fill(done, 0.0),
+        agent_return=ending.agent_return.masked_fill(done.unsqueeze(-1), 0.0),
+        episode_start=done,
+    )
+    return carry, row, ending
+
+
 @torch.no_grad()
 def collect(
     env: TeamEnv,
@@ -71,34 +128,13 @@ def collect(
     explore: Explore = epsilon_greedy,
 ) -> tuple[Rollout, Carry, Finished]:
     """`steps` env steps in every copy, actions chosen by `explore` from the agents' outputs; planted members act their own policy."""
-    num_agents = env.spec.num_agents
-    learns = team.learns(num_agents)
     rows: dict[str, list[Tensor]] = {}
-    finished: list[tuple[Tensor, Tensor, Tensor]] = []
+    endings = []
     for _ in range(steps):
-        view, clock = carry.view, carry.clock
-        q, memory = team.utility(view.obs, carry.memory["utility"])
-        action, behaviour = explore(q, view.available, epsilon, clock.key(EXPLORE))
-        action = override(action, team.members, view, clock)
-        state, step, next_view = env.step(carry.state, action)
-        done = step.terminated | step.truncated
-        agent_reward = step.reward.unsqueeze(-1).expand(-1, num_agents) if step.agent_reward is None else step.agent_reward
-        row = {
-            "obs": view.obs, "state": view.state, "available": view.available, "alive": view.alive & learns, "action": action,
-            "behaviour": behaviour.to(torch.float32).masked_fill(~learns, 1.0), "reward": step.reward.to(torch.float32),
-            "agent_reward": agent_reward.to(torch.float32), "terminated": step.terminated, "truncated": step.truncated,
-            "episode_start": carry.episode_start, "next_obs": step.after.obs, "next_state": step.after.state,
-            "next_available": step.after.available, "next_alive": step.after.alive & learns,
-        }  # fmt: skip
+        carry, row, ending = advance(env, carry, team, epsilon=epsilon, explore=explore)
+        endings.append(ending)
         for name, value in row.items():
             rows.setdefault(name, []).append(value)
-        episode_return, agent_return = carry.episode_return + step.reward, carry.agent_return + agent_reward
-        if done.any():
-            finished.append((episode_return[done], agent_return[done], clock.step[done] + 1))
-            running = (~done).to(torch.float64)
-            episode_return, agent_return = episode_return * running, agent_return * running.unsqueeze(-1)
-            memory = memory * running.to(memory.dtype)[:, None, None]
-        carry = Carry(state, next_view, {"utility": memory}, clock.tick(done), episode_return, agent_return, done)
     shape = (steps, len(carry.view.alive))
     fields: dict[str, Any] = {name: torch.stack(values) for name, values in rows.items()}
     rollout = Rollout(
@@ -107,13 +143,14 @@ def collect(
         policy_version=torch.full(shape, policy_version),
         actor=torch.full(shape, actor),
     )
-    return rollout, carry, _join(finished, num_agents)
+    return rollout, carry, finished(endings)
 
 
-def _join(finished: list[tuple[Tensor, Tensor, Tensor]], num_agents: int) -> Finished:
-    if not finished:
-        return Finished(
-            torch.zeros(0, dtype=torch.float64), torch.zeros(0, num_agents, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
-        )
-    returns, agent_returns, lengths = (torch.cat(parts) for parts in zip(*finished, strict=True))
-    return Finished(returns, agent_returns, lengths)
+def finished(endings: list[Ending]) -> Finished:
+    """The episodes that ended, in order of time, then copy."""
+    done = torch.stack([ending.done for ending in endings])
+    return Finished(
+        returns=torch.stack([ending.episode_return for ending in endings])[done],
+        agent_returns=torch.stack([ending.agent_return for ending in endings])[done],
+        lengths=torch.stack([ending.length for ending in endings])[done],
+    )

@@ -36,7 +36,7 @@ class Rounds:
         self.folder, self.trainer, self.config, self.logbook = folder, trainer, trainer.config, logbook
         self.on_event, self.stop_signal, self.is_new = on_event, stop_signal, meta is None
         self.every = self.config.evaluation.every or max(self.config.steps // 20, 1)
-        self.marks: dict[str, Any] = (meta or {}).get("marks") or {"logged": 0, "evaluated": 0, "saved": 0, "closed": False}
+        self.marks: dict[str, Any] = (meta or {}).get("marks") or {"logged": 0, "checked": 0, "evaluated": 0, "saved": 0, "closed": False}
         """The env steps at which each thing was done last."""
 
     def finish(self) -> None:
@@ -64,6 +64,8 @@ class Rounds:
         """One round, and what is due after it."""
         trainer, config = self.trainer, self.config
         trainer.round()
+        if self._is_due("checked", max(self.every // 10, 1)):
+            trainer.settle()
         if not all(math.isfinite(value) for name, value in trainer.sums.values.items() if name.endswith("grad_norm")):
             raise Diverged(trainer.counters.env_steps)
         self._tell("progress", epsilon=trainer.epsilon)

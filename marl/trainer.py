@@ -15,19 +15,22 @@ from torch import Tensor, nn
 
 from ..envs.base import Saved, TeamEnv, View
 from ..envs.randomness import Clock, copy_seeds, mix_seed
+from .capture import COMPILED, EAGER, Choice, decide
 from .checkpoint import Content, check_agents, flatten, unflatten
 from .config import Config
 from .data import Minibatch
+from .engine import CaptureFailed, Engine
 from .errors import CheckpointIncompatible, ConfigError, suggest
 from .evaluate import PROGRESS_SEEDS, Evaluation, play, seeds_from, summarise
 from .exploration import epsilon_at
 from .learners import ALGORITHMS
-from .learners.base import AGENTS, Context, Learner, Loss
+from .learners.base import AGENTS, CRITIC, Context, Learner, Loss
 from .memory import example_rollout
 from .optimisers import dump_optimiser, make_optimiser, restore_optimiser
 from .policies import Scripted, Team, parse_members
 from .replay import Replay, refuse_oversize
-from .rollout import Carry, begin, collect
+from .rollout import Carry, begin
+from .rollout_async import collector
 
 
 @dataclass
@@ -104,9 +107,13 @@ def scripted_policies(env: TeamEnv) -> dict[str, Scripted]:
 class Trainer:
     """All the state of a run in training; `round` moves it, `dump` and `restore` save and bring it back exactly."""
 
-    def __init__(self, config: Config, env: TeamEnv, *, announce: Callable[[str], None] | None = None):
+    def __init__(
+        self, config: Config, env: TeamEnv, *, announce: Callable[[str], None] | None = None, replay: Replay | None = None
+    ):
+        """`replay`: an empty one to use instead of a new one."""
         self.config, self.env = config, env
-        refuse_oversize(config.replay, env.spec)
+        if replay is None:
+            refuse_oversize(config.replay, env.spec)
         self.learner = make_learner(config, env)
         self.networks = self.learner.make_networks(mix_seed(config.seed, 1))
         self.targets = self.networks if config.learner.target == "none" else copy.deepcopy(self.networks)
@@ -120,7 +127,12 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(mix_seed(config.seed, 2))
         self.fresh_actions = torch.Generator().manual_seed(mix_seed(config.seed, 4))
         self.carry: Carry = begin(env, self.team, copy_seeds(mix_seed(config.seed, 3), config.replay.num_envs))
-        self.replay: Replay = Replay(config.replay, example_rollout(env.spec), state_is_obs=env.spec.state_is_obs, announce=announce)
+        self.replay: Replay = replay or Replay(
+            config.replay, example_rollout(env.spec), state_is_obs=env.spec.state_is_obs, announce=announce
+        )
+        self.announce = announce or (lambda text: None)
+        self.choice = decide(config, env)
+        self._engine: Engine | None = None
 
     @property
     def epsilon(self) -> float:
@@ -133,32 +145,88 @@ class Trainer:
     def round(self) -> None:
         """Collect one batch, then learn from it or from the replay."""
         replay = self.config.replay
-        for optimiser in self.optimisers.values():  # like epsilon, by the env steps done before the round
+        for part, optimiser in self.optimisers.items():  # like epsilon, by the env steps done before the round
             for group in optimiser.param_groups:
-                group["lr"] = group["initial_lr"] * self.decay
+                group["lr"] = self._rate(part)
+        engine = self._captured()
+        if engine is not None:
+            self._round_captured(engine)
+            return
         context = Context(epsilon=self.epsilon, generator=self.fresh_actions)
-        rollout, self.carry, ended = collect(
+        rollout, self.carry, ended = collector(self.env)(
             self.env, self.carry, self.team, epsilon=self.epsilon, steps=replay.rollout_steps, policy_version=self.counters.iterations,
             explore=self.learner.explore,
         )  # fmt: skip
         self.replay.add(rollout)
-        if self.config.learner.standardise_rewards:
-            self.reward_scale.update(rollout.reward[rollout.valid])
-        self.counters.env_steps += replay.batch
-        self.counters.rounds += 1
+        self._collected(rollout.reward)
         self.counters.episodes += len(ended.returns)
         self.sums.add(episodes=len(ended.returns), returns=float(ended.returns.sum()), lengths=float(ended.lengths.sum()))
         context = replace(context, scale=self.reward_scale.scale)
         if replay.sampling == "split":
             self._learn_split(context)
         else:
-            self._learn_uniform(context)
+            for _ in range(self._iterations_due()):
+                self._iterate(self.replay.uniform(self.generator), {}, context)
+
+    def _collected(self, reward: Tensor) -> None:
+        """Count a fresh batch of rewards."""
+        if self.config.learner.standardise_rewards:
+            self.reward_scale.update(reward)
+        self.counters.env_steps += self.config.replay.batch
+        self.counters.rounds += 1
+
+    def _captured(self) -> Engine | None:
+        """The captured loop, compiled at the first round; None where this run goes without."""
+        if self.choice.engine == COMPILED and self._engine is None:
+            engine = Engine(self.config, self.env, self.team, self.learner, self.networks, self.targets, self.optimisers, self.replay)
+            try:
+                engine.warm_up(self.carry, self.announce)
+            except CaptureFailed as failed:
+                self.choice = Choice(EAGER, f"torch.compile failed ({failed})")
+                self.announce(f"compile     failed, so the run goes on without it: {failed}")
+            else:
+                self._engine = engine
+        return self._engine
+
+    def _round_captured(self, engine: Engine) -> None:
+        """`round` through the captured loop; sums stay on the device until `settle`."""
+        replay = self.config.replay
+        self.carry = engine.collect(self.carry, epsilon=self.epsilon, version=self.counters.iterations)
+        self._collected(self.replay.newest_rewards())
+        scale = self.reward_scale.scale
+        rates = {"lr": self._rate(AGENTS), "critic_lr": self._rate(CRITIC)}
+        if replay.sampling == "split":
+            planned = engine.plan(scale)
+            for _ in range(replay.epochs):
+                for windows, own in self.replay.split_windows(self.generator, planned):
+                    engine.iterate(windows, own, scale=scale, **rates)
+                    self._iterated()
+                self.counters.epochs += 1
+        else:
+            for _ in range(self._iterations_due()):
+                engine.iterate(self.replay.uniform_windows(self.generator), {}, scale=scale, **rates)
+                self._iterated()
+
+    def settle(self) -> None:
+        """Bring what the captured loop has summed up into the counters and sums."""
+        if self._engine is not None:
+            self._take_in(*self._engine.settle())
+
+    def _take_in(self, sums: dict[str, float], ended: tuple[float, float, float]) -> None:
+        """Sums by name, and the number, returns and lengths of the episodes that ended."""
+        episodes, returns, lengths = ended
+        self.counters.episodes += int(episodes)
+        self.sums.add(episodes=episodes, returns=returns, lengths=lengths, **sums)
 
     @property
     def decay(self) -> float:
         """What is left of the learning rates."""
         left = 1 - min(self.counters.env_steps / max(self.config.steps, 1), 1.0)
         return left if self.config.learner.lr_decay == "linear" else 1.0
+
+    def _rate(self, part: str) -> float:
+        """A part's learning rate now."""
+        return (self.config.learner.lr if part == AGENTS else self.config.critic_lr) * self.decay
 
     def _learn_split(self, context: Context) -> None:
         planned = self.learner.plan(self.networks, self.targets, self.replay.newest(), context)
@@ -167,34 +235,38 @@ class Trainer:
                 self._iterate(minibatch, own, context)
             self.counters.epochs += 1
 
-    def _learn_uniform(self, context: Context) -> None:
+    def _iterations_due(self) -> int:
+        """Iterations to make after this round so that the replay ratio holds (sampling uniform)."""
         replay = self.config.replay
         assert isinstance(replay.minibatch_size, int)
         if self.counters.env_steps < replay.learning_starts:
-            return
+            return 0
         self.counters.owed += replay.replay_ratio * replay.batch / replay.minibatch_size
         if not self.replay.can_sample():
-            return
+            return 0
         iterations = math.floor(self.counters.owed)
         self.counters.owed -= iterations
-        for _ in range(iterations):
-            self._iterate(self.replay.uniform(self.generator), {}, context)
+        return iterations
 
     def _iterate(self, minibatch: Minibatch, planned: dict[str, Tensor], context: Context) -> None:
         """One gradient step of every part, then the target networks."""
-        learner = self.config.learner
         losses = self.learner.losses(self.networks, self.targets, minibatch, planned=planned, context=context)
         norms = {part: self._descend(part, loss) for part, loss in losses.items()}
-        self.counters.iterations += 1
-        if learner.target == "hard" and self.counters.iterations % learner.target_every == 0:
-            self.targets.load_state_dict(self.networks.state_dict())
-        elif learner.target == "soft":
+        if self.config.learner.target == "soft":
             with torch.no_grad():
                 for slow, fast in zip(self.targets.parameters(), self.networks.parameters(), strict=True):
-                    slow.lerp_(fast, learner.target_tau)
-        self.sums.add(iterations=1)
+                    slow.lerp_(fast, self.config.learner.target_tau)
+        self._iterated()
         for part, loss in losses.items():
             self._count(part, loss, norms[part], context.scale)
+
+    def _iterated(self) -> None:
+        """Count an iteration, and copy the networks to their targets where that is due."""
+        learner = self.config.learner
+        self.counters.iterations += 1
+        self.sums.add(iterations=1)
+        if learner.target == "hard" and self.counters.iterations % learner.target_every == 0:
+            self.targets.load_state_dict(self.networks.state_dict())
 
     def _descend(self, part: str, loss: Loss) -> Tensor:
         """One optimiser step on the mean loss; the gradient's norm before clipping."""
@@ -217,6 +289,7 @@ class Trainer:
 
     def metrics(self) -> dict[str, Any]:
         """One line of metrics over what happened since the last call; starts the sums anew."""
+        self.settle()
         sums, episodes = self.sums, self.sums.get("episodes")
         line: dict[str, Any] = {
             **{name: value for name, value in asdict(self.counters).items() if name != "owed"},
@@ -247,6 +320,7 @@ class Trainer:
 
     def dump(self) -> Content:
         """Everything a later process needs to go on as if nothing had happened."""
+        self.settle()
         carry, env_state = self.carry, self.env.dump(self.carry.state)
         optimisers = {part: dump_optimiser(optimiser) for part, optimiser in self.optimisers.items()}
         stored, ring = self.replay.dump()
@@ -260,7 +334,7 @@ class Trainer:
             training |= flatten("targets", self.targets.state_dict())
         meta = {
             "counters": asdict(self.counters), "reward_scale": asdict(self.reward_scale), "sums": self.sums.values,
-            "env": env_state.meta, "replay": ring,
+            "env": env_state.meta, "replay": ring, "engine": asdict(self.choice),
             "optimiser": {part: meta for part, (_, meta) in optimisers.items()}, "agents": list(self.env.spec.agents),
         }  # fmt: skip
         return Content(meta=meta, groups={"networks": self.networks.state_dict(), "training": training, "replay": stored})
@@ -275,7 +349,7 @@ class Trainer:
         for part, optimiser in self.optimisers.items():
             restore_optimiser(optimiser, unflatten(training, f"optimiser.{part}"), meta["optimiser"][part])
         self.counters, self.reward_scale = Counters(**meta["counters"]), RewardScale(**meta["reward_scale"])
-        self.sums = Sums(dict(meta["sums"]))
+        self.sums, self._engine, self.choice = Sums(dict(meta["sums"])), None, Choice(**meta["engine"])
         self.generator.set_state(training["generator"])
         self.fresh_actions.set_state(training["fresh_actions"])
         self.replay.restore(content.groups["replay"], meta["replay"])

@@ -18,14 +18,17 @@ from torch import Tensor, nn
 from ...envs.base import TeamSpec
 from ...mixers import make_mixer
 from ...mixers.base import Mixer, mix
-from ..agents import utility_network
+from ..agents import UtilityNetwork, utility_network
 from ..config import Config
 from ..data import Minibatch, Rollout
 from ..exploration import epsilon_greedy, greedy_probabilities
 from ..returns import lambda_returns, n_step_returns
 from .base import AGENTS, CRITIC, Context, Loss
 from .critic import CriticLearner
-from .windows import after_burn_in, next_utilities, utility_of, without_padding
+from .windows import after_burn_in, follow, most_truncations, next_utilities, utility_of, without_padding
+
+Unrolled = tuple[Tensor, Tensor]
+"""A network's utilities and memories over a window (see UtilityNetwork.unroll)."""
 
 
 class ValueLearner:
@@ -85,17 +88,15 @@ class ValueLearner:
 
     @torch.no_grad()
     def returns(
-        self, networks: nn.ModuleDict, targets: nn.ModuleDict, minibatch: Minibatch, *, scale: float, memories: Tensor | None = None
+        self, networks: nn.ModuleDict, targets: nn.ModuleDict, minibatch: Minibatch, *, scale: float, unrolled: Unrolled | None = None
     ) -> Float[Tensor, "time env value"]:
-        """The targets y, in units of reward / scale; `memories` as the live network's unroll left them, if at hand."""
+        """The targets y, in units of reward / scale; `unrolled` is what the live network's unroll over the window gave, if at hand."""
         steps = after_burn_in(minibatch)
         live, target = utility_of(networks), utility_of(targets)
-        if live.memory_dim and memories is None:
-            _, memories = live.unroll(minibatch.steps.obs, minibatch.steps.episode_start, burn_in=minibatch.burn_in)
-        next_q = next_utilities(target, minibatch, memories if target is live else None)
+        next_q = self._next_q(target, minibatch, unrolled if target is live else None)
         chooser = next_q
         if self.config.learner.double and target is not live:
-            chooser = next_utilities(live, minibatch, memories)
+            chooser = self._next_q(live, minibatch, unrolled)
         best = chooser.masked_fill(~steps.next_available, -torch.inf).argmax(-1, keepdim=True)
         q = next_q.gather(-1, best).squeeze(-1)
         next_value = mix(_mixer(targets), q, steps.next_state, steps.next_alive)
@@ -107,6 +108,16 @@ class ValueLearner:
             return n_step_returns(reward, next_value, *flags, gamma=learner.gamma, n_step=learner.n_step)
         return lambda_returns(reward, next_value, *flags, gamma=learner.gamma, td_lambda=learner.td_lambda)
 
+    def _next_q(self, utility: UtilityNetwork, minibatch: Minibatch, unrolled: Unrolled | None) -> Float[Tensor, "time env agent action"]:
+        """Utilities of the view each step reached; inside a window most of them are the next step's own."""
+        if unrolled is None and utility.memory_dim:
+            unrolled = utility.unroll(minibatch.steps.obs, minibatch.steps.episode_start, burn_in=minibatch.burn_in)
+        steps = after_burn_in(minibatch)
+        last_views = most_truncations(self.spec, steps.num_steps - 1)
+        if unrolled is not None and last_views is not None and last_views + 1 < steps.num_steps:
+            return follow(utility, steps, *unrolled, last_views)
+        return next_utilities(utility, minibatch, None if unrolled is None else unrolled[1])
+
     def loss(
         self, networks: nn.ModuleDict, targets: nn.ModuleDict, minibatch: Minibatch, *, target: Tensor | None = None, scale: float = 1.0
     ) -> Loss:
@@ -117,7 +128,7 @@ class ValueLearner:
         mixer = _mixer(networks)
         value = mix(mixer, q, steps.state, steps.alive)
         if target is None:
-            target = self.returns(networks, targets, minibatch, scale=scale, memories=memories.detach())
+            target = self.returns(networks, targets, minibatch, scale=scale, unrolled=(q_all.detach(), memories.detach()))
         real = _real(steps, mixer)
         td_error = torch.where(real, target - value, 0.0)
         return Loss(

@@ -6,9 +6,12 @@ from teamcredit.envs.base import TeamEnv
 from teamcredit.envs.foraging import Foraging
 from teamcredit.envs.matrix import MatrixGame
 from teamcredit.envs.native import NativeEnv, name_tensors
+from teamcredit.envs.predator_prey import PredatorPrey
 from teamcredit.envs.randomness import EXPLORE, Clock, choice, copy_seeds
 from teamcredit.envs.spread import Spread
+from teamcredit.envs.switch import Switch
 from teamcredit.envs.two_step import TwoStep
+from teamcredit.envs.warehouse import Warehouse
 
 TASKS = {
     "spread": lambda: Spread(episode_limit=8),
@@ -17,10 +20,17 @@ TASKS = {
     "foraging": lambda: Foraging(episode_limit=12),
     "foraging, short sight": lambda: Foraging(5, 5, 3, 2, sight=1, episode_limit=10),
     "foraging, penalty and relative": lambda: Foraging(6, 7, 2, 2, penalty=0.25, relative_obs=True, episode_limit=10),
+    "switch": lambda: Switch(episode_limit=14),
+    "switch of four, all seen": lambda: Switch(4, clock=True, full_obs=True, team_reward="mean", episode_limit=9),
+    "predator-prey": lambda: PredatorPrey(episode_limit=14),
+    "predator-prey, crowded": lambda: PredatorPrey(3, 4, 4, 6, sight=1, penalty=0.5, episode_limit=12),
+    "warehouse": lambda: Warehouse(episode_limit=14),
+    "warehouse, crowded, two stages": lambda: Warehouse(2, 1, 1, 4, 1, sensor_range=2, reward_type="two_stage", episode_limit=10),
     "climbing": MatrixGame,
     "unequal matrix": lambda: MatrixGame([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
     "two-step": TwoStep,
 }
+NO_RANGE = ("spread", "warehouse")  # tasks that declare no return_range
 every_task = pytest.mark.parametrize("env", [make() for make in TASKS.values()], ids=list(TASKS))
 
 
@@ -151,7 +161,7 @@ def test_the_view_to_act_on_next_differs_from_the_last_one_only_where_an_episode
 
 
 @pytest.mark.parametrize(
-    "env", [make() for name, make in TASKS.items() if not name.startswith("spread")], ids=[n for n in TASKS if not n.startswith("spread")]
+    "env", [make() for name, make in TASKS.items() if not name.startswith(NO_RANGE)], ids=[n for n in TASKS if not n.startswith(NO_RANGE)]
 )
 def test_episode_returns_stay_in_the_declared_range(env):
     low, high = env.spec.return_range

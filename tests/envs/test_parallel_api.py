@@ -8,8 +8,11 @@ import torch
 from teamcredit.envs.foraging import Foraging
 from teamcredit.envs.matrix import MatrixGame
 from teamcredit.envs.parallel_api import to_parallel_env
+from teamcredit.envs.predator_prey import PredatorPrey
 from teamcredit.envs.spread import Spread
+from teamcredit.envs.switch import Switch
 from teamcredit.envs.two_step import TwoStep
+from teamcredit.envs.warehouse import Warehouse
 
 with warnings.catch_warnings():
     # PettingZoo's own tests import a task by its old path.
@@ -21,6 +24,12 @@ TASKS = {
     "spread": Spread,
     "foraging": Foraging,
     "foraging, short sight": lambda: Foraging(sight=2, penalty=0.1),
+    "switch": Switch,
+    "switch of four, clock": lambda: Switch(4, clock=True),
+    "predator-prey": lambda: PredatorPrey(episode_limit=40),
+    "predator-prey, crowded": lambda: PredatorPrey(3, 3, 4, 4, episode_limit=30),
+    "warehouse": lambda: Warehouse(episode_limit=40),
+    "warehouse of four": lambda: Warehouse(2, num_agents=4, episode_limit=30),
     "climbing": MatrixGame,
     "unequal matrix": lambda: MatrixGame([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
     "two-step": TwoStep,

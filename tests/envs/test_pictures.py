@@ -8,6 +8,7 @@ import pytest
 import torch
 from pettingzoo import ParallelEnv
 from teamcredit.envs.draw_board import draw_foraging
+from teamcredit.envs.draw_grid import draw_predator_prey, draw_switch
 from teamcredit.envs.draw_tasks import draw_matrix, draw_spread, draw_two_step
 from teamcredit.envs.errors import CannotRender
 from teamcredit.envs.foraging import Foraging
@@ -16,8 +17,10 @@ from teamcredit.envs.markers import find_places
 from teamcredit.envs.matrix import MatrixGame
 from teamcredit.envs.packages import MPE_SCENARIOS
 from teamcredit.envs.picture import COLOURS, Place, colour_of, ink_on, shorten, text_width
+from teamcredit.envs.predator_prey import PredatorPrey, PredatorPreyTask
 from teamcredit.envs.registry import make
 from teamcredit.envs.spread import Spread, SpreadTask
+from teamcredit.envs.switch import COLS, SwitchTask
 from teamcredit.envs.two_step import TwoStepTask
 
 # Arcade games: their fonts and surfaces are left to the garbage collector.
@@ -113,6 +116,58 @@ def test_a_player_that_loads_is_drawn_otherwise_and_only_it():
     assert not changed.any()
 
 
+def corridor(*cells: tuple[int, int]) -> SwitchTask:
+    return SwitchTask(torch.tensor([[row * COLS + col for row, col in cells]]), torch.tensor([3]))
+
+
+def test_agents_of_switch_stand_in_their_cells_before_dark_walls():
+    picture = draw_switch(corridor((0, 1), (1, 4)), 0, 490)  # cells of 70
+    assert picture.pixels.shape == (211, 491, 3)
+    assert [(place.x, place.y) for place in picture.places] == [(105, 35), (315, 105)]
+    for i, place in enumerate(picture.places):
+        assert pixel(picture, place.x - 0.75 * place.radius, place.y) == colour_of(i)
+    assert {pixel(picture, x, y) for x in (145, 245, 345) for y in (35, 175)} == {(70, 78, 92)}
+
+
+def test_a_goal_of_switch_is_framed_in_its_agents_colour_and_its_flag_comes_down_when_the_agent_is_home():
+    away, home = (draw_switch(corridor(cell, (1, 4)), 0, 490) for cell in ((0, 5), (0, 6)))
+    assert [pixel(away, x, 5) for x in (35, 455)] == [colour_of(1), colour_of(0)]
+    flag = pixel(away, 450, 25)
+    assert flag == colour_of(0)
+    assert pixel(home, 455, 5) == colour_of(0)
+    assert home.places[0].x == 455
+
+
+def hunt(frozen: bool) -> tuple[PredatorPrey, PredatorPreyTask]:
+    env = PredatorPrey(4, 4, 2, 1)
+    cells = torch.tensor([[0, 1 * env.board.stride + 2]])
+    task = env.place(cells, torch.tensor([[3 * env.board.stride + 3]]))
+    return env, PredatorPreyTask(task.predators, torch.tensor([[False, frozen]]), task.prey, task.caught)
+
+
+def test_a_frozen_predator_is_pale_and_stays_where_it_froze():
+    (env, free), (_, frozen) = hunt(False), hunt(True)
+    bright, pale = (draw_predator_prey(task, 0, env.board, None, 480) for task in (free, frozen))
+    assert bright.places == pale.places
+    assert [(place.x, place.y) for place in pale.places] == [(60, 60), (300, 180)]
+    assert pixel(bright, 300 - 30, 180) == colour_of(1)
+    assert min(pixel(pale, 300 - 30, 180)) > 200
+    assert pixel(pale, 60 - 30, 60) == colour_of(0)
+
+
+def test_a_predator_that_catches_has_a_rim_and_prey_are_drawn_until_they_are_caught():
+    env, task = hunt(False)
+    caught = PredatorPreyTask(task.predators, task.frozen, task.prey, torch.tensor([[True]]))
+    idle, catching, empty = (
+        draw_predator_prey(moment, 0, env.board, now, 480).pixels for moment, now in ((task, (4, 4)), (task, (5, 4)), (caught, (4, 4)))
+    )
+    for other, rows, cols in ((catching, slice(0, 121), slice(0, 121)), (empty, slice(360, 481), slice(360, 481))):
+        changed = (idle != other).any(-1)
+        assert changed[rows, cols].any()
+        changed[rows, cols] = False
+        assert not changed.any()
+
+
 def test_lbforaging_is_drawn_as_the_native_board_it_equals():
     pytest.importorskip("lbforaging")
     env = make("lbf/8x8-2p-3f")
@@ -150,13 +205,16 @@ def test_the_two_step_game_marks_the_choice_in_the_state_it_is_in():
     assert right[0].x - left[0].x == pytest.approx(240)
 
 
-@pytest.mark.parametrize("task", ["native/spread-20", "native/foraging-10x10-20p-4f", "native/two-step", "native/matrix-penalty"])
+NATIVE = ["spread-20", "foraging-10x10-20p-4f", "switch2", "switch4", "predator-prey", "rware-small-4ag", "two-step", "matrix-penalty"]
+
+
+@pytest.mark.parametrize("task", [f"native/{name}" for name in NATIVE])
 @pytest.mark.parametrize("size", [240, 480])
 def test_native_pictures_keep_to_the_size_asked_for(task, size):
     env = make(task)
     state, view = env.reset(torch.tensor([0, 1]))
     picture = look(env, state, 1, now=tuple(view.available[1].int().argmax(-1).tolist()), size=size)
-    assert max(picture.pixels.shape[:2]) in (size, size + 1)
+    assert size - 7 < max(picture.pixels.shape[:2]) <= size + 1  # cells are whole pixels: the corridor's 7 columns may lack up to 6
     assert picture.numbered
 
 
@@ -239,6 +297,26 @@ def test_a_warehouse_is_drawn_with_its_robots_where_they_are():
     for i, (place, robot) in enumerate(zip(picture.places, warehouse.agents, strict=True)):
         assert (place.x // cell, place.y // cell) == (robot.x, robot.y)
         assert pixel(picture, place.x - 0.55 * place.radius, place.y) == colour_of(i)
+
+
+@pytest.mark.parametrize("size", ["tiny-2ag", "small-4ag"])
+def test_the_native_warehouse_is_drawn_as_the_packages_it_equals(size):
+    pytest.importorskip("rware")
+    theirs, ours = make(f"rware/{size}"), make(f"native/rware-{size}")
+    state, _ = theirs.reset(torch.tensor([1]))
+    warehouse, cols = theirs.live(state, 0).unwrapped.env.unwrapped, ours.layout.cols
+    carried = warehouse.request_queue[0]
+    warehouse.agents[0].carrying_shelf, carried.x, carried.y = carried, warehouse.agents[0].x, warehouse.agents[0].y
+    task = ours.place(
+        torch.tensor([[int(robot.y * cols + robot.x) for robot in warehouse.agents]]),
+        torch.tensor([[robot.dir.value for robot in warehouse.agents]]),
+        torch.tensor([[robot.carrying_shelf is not None for robot in warehouse.agents]]),
+        torch.tensor([[int(shelf.y * cols + shelf.x) for shelf in warehouse.shelfs]]),
+        torch.tensor([[shelf in warehouse.request_queue for shelf in warehouse.shelfs]]),
+    )
+    expected, drawn = look(theirs, state), look(ours, SimpleNamespace(task=task))
+    np.testing.assert_array_equal(drawn.pixels, expected.pixels)
+    assert drawn.places == expected.places
 
 
 class Plain(ParallelEnv):

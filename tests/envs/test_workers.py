@@ -311,7 +311,7 @@ def test_an_interrupted_step_leaves_no_answer_that_a_later_one_could_take_for_it
     state, _ = apart.reset(copy_seeds(4, 4))
     worker = next(iter(apart.episodes.crew._workers.values()))
 
-    def interrupted(self: Any, number: int) -> None:
+    def interrupted(self: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -161,7 +161,9 @@ def test_a_state_that_is_the_observations_is_not_stored_and_comes_back_number_fo
     team = Team(utility=utility_network(NetworkConfig(hidden=8), env.spec))
     rollout, _, _ = collect(env, begin(env, team, copy_seeds(0, 2)), team, epsilon=1.0, steps=12)
     replay = Replay(config, example_rollout(env.spec), state_is_obs=True)
-    assert not {"state", "next_state"} & {item.name for item in [*replay.layout.floats, *replay.layout.bytes]}
+    assert not {"state", "next_state"} & {
+        item.name for item in [*replay.layout.bytes, *(item for block in replay.layout.blocks for item in block.fields)]
+    }
     replay.add(rollout)
     for name in ("obs", "state", "next_obs", "next_state", "reward"):
         back, collected = getattr(replay.newest(), name), getattr(rollout, name)
@@ -179,7 +181,7 @@ def test_the_layout_known_from_the_task_alone_is_that_of_what_is_collected(task)
     team = Team(utility=utility_network(NetworkConfig(hidden=8), env.spec))
     rollout, _, _ = collect(env, begin(env, team, copy_seeds(0, 2)), team, epsilon=1.0, steps=2)
     expected, found = Layout(rollout), Layout(example_rollout(env.spec))
-    assert (found.floats, found.bytes) == (expected.floats, expected.bytes)
+    assert (found.blocks, found.bytes) == (expected.blocks, expected.bytes)
 
 
 FULL_PISTONBALL = spec_of((457, 120, 3), name="butterfly/pistonball-v6", num_agents=20, state_dim=560 * 880 * 3, state_is_obs=False)

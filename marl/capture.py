@@ -1,0 +1,86 @@
+"""Whether a run's loop is captured by a compiler (`--compile auto|on|off`), and what cannot be.
+
+torch.compile makes one graph of an env step in every copy and one of an iteration. That takes a C++ compiler and some
+tens of seconds once per machine and configuration (torch keeps the result on disk), so `auto` captures long runs only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..envs.base import TeamEnv
+from ..envs.native import NativeEnv
+from .config import Config
+from .errors import ConfigError
+from .kernels import find_compiler
+
+COMPILED, EAGER = "compiled", "eager"
+_SAVED_PER_CALL, _COMPILING = 1e-3, 35.0
+"""Seconds: what a captured call saves, and what compiling costs."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a run goes through its loop."""
+
+    engine: str
+    """compiled or eager"""
+    reason: str
+    """For people."""
+
+
+def decide(config: Config, env: TeamEnv) -> Choice:
+    """The engine of a new run; ConfigError where `--compile on` asks for what cannot be captured."""
+    if config.compile == "off":
+        return Choice(EAGER, "--compile off")
+    obstacle = what_prevents(config, env)
+    if obstacle is not None:
+        if config.compile == "on":
+            raise ConfigError(f"--compile on: {obstacle}", remedy="use --compile auto, which runs what cannot be captured as it is")
+        return Choice(EAGER, obstacle)
+    if find_compiler() is None:
+        return Choice(EAGER, "there is no C++ compiler here (g++ or clang++) to capture the loop with")
+    saved, cost = seconds_saved(config)
+    if config.compile == "auto" and saved < cost:
+        return Choice(EAGER, f"too short to pay for compiling: about {saved:.0f} s saved, {cost:.0f} s spent")
+    return Choice(COMPILED, "--compile on" if config.compile == "on" else f"saves about {saved:.0f} s")
+
+
+def what_prevents(config: Config, env: TeamEnv) -> str | None:
+    """The first part of a run that a compiler cannot capture, in words."""
+    if not isinstance(env, NativeEnv):
+        return f"{env.spec.name} is stepped in Python: only native tasks (marl envs list) can be captured"
+    if config.algo == "coma" or config.own_critic.kind != "none":
+        return "a counterfactual critic draws fresh actions from a generator, which is not captured"
+    if config.members:
+        return "planted members are asked in Python"
+    return None
+
+
+def seconds_saved(config: Config) -> tuple[float, float]:
+    """Roughly what capturing saves over the run and what it costs, in seconds."""
+    replay = config.replay
+    per_round = replay.rollout_steps + iterations_per_round(config)
+    return config.steps / replay.batch * per_round * _SAVED_PER_CALL, _COMPILING
+
+
+def iterations_per_round(config: Config) -> float:
+    replay = config.replay
+    if replay.minibatch_size == "full":
+        return float(replay.epochs)
+    looks = replay.epochs if replay.sampling == "split" else replay.replay_ratio
+    return looks * replay.batch / replay.minibatch_size
+
+
+def captured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as one graph, compiled at its first call; its inputs' shapes and strides must never change."""
+    torch._dynamo.config.trace_autograd_ops = True  # an iteration's gradient is a part of its graph
+    # Random numbers are long chains of integer operations: kept short, they are compiled in half the time.
+    return torch.compile(
+        function,
+        fullgraph=True,
+        dynamic=False,
+        options={"realize_opcount_threshold": 12, "size_asserts": False, "alignment_asserts": False},
+    )

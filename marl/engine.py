@@ -1,0 +1,199 @@
+"""The captured loop: one graph per env step of all copies, one per plan, one per iteration; no Python between the tensors' operations.
+
+The plain trainer is the reference: the same networks, replay, random numbers and order of minibatches, equal to rounding.
+Weights and moments are changed where they lie, so checkpoints, evaluations and the plain trainer see them too.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .agents import GRUCell
+from .capture import captured
+from .config import Config
+from .functional import Moments, factors
+from .kernels import gru_library
+from .learners.base import AGENTS, Learner
+from .policies import Team
+from .pure import Iteration, Totals, Weights, collect_step, write_into
+from .recurrence import can_be_fast
+from .replay import Replay, Windows
+from .rollout import Carry
+
+_GUARDED_CALLS = 20
+
+
+class CaptureFailed(RuntimeError):
+    """The compiler gave up; nothing has been changed."""
+
+
+class Engine:
+    """Captured collecting and learning on a trainer's own networks, optimisers and replay."""
+
+    def __init__(
+        self,
+        config: Config,
+        env: Any,
+        team: Team,
+        learner: Learner,
+        networks: nn.ModuleDict,
+        targets: nn.ModuleDict,
+        optimisers: dict[str, torch.optim.Optimizer],
+        replay: Replay,
+    ):
+        self.config, self.learner, self.optimisers, self.replay = config, learner, optimisers, replay
+        self._iteration = Iteration(config, learner, networks, targets, replay.layout)
+        self._parameters = dict(self._iteration.named_parameters())
+        self._weights = Weights(
+            networks={name: self._parameters[name] for name in self._iteration.moved},
+            targets={name: self._parameters[name].detach() for name in self._iteration.slow},
+            moments=self._bind_moments(),
+        )
+        self._steps_taken = self._count_steps()
+        self._calls = 0
+        self._carry: Carry | None = None
+        self._totals, self._sums, self._labels = Totals.zero(), torch.zeros(0), list[str]()
+
+        def step(carry: Carry, totals: Totals, epsilon: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
+            new_carry, new_totals, floats, raw = collect_step(env, team, replay.layout, learner.explore, carry, totals, epsilon, version)
+            write_into(carry, own(new_carry))  # a task may hand on a tensor of its last moment under another name
+            write_into(totals, new_totals)
+            return floats, raw
+
+        self._step, self._plan, self._iterate = captured(step), captured(self._iteration.plan), captured(self._iteration.step)
+
+    @torch.no_grad()
+    def warm_up(self, carry: Carry, say: Callable[[str], None]) -> None:
+        """Compile everything, changing nothing; CaptureFailed says what the compiler said."""
+        replay, burn_in = self.config.replay, self.config.replay.burn_in
+        try:
+            self._quicken()
+            began = time.monotonic()
+            self._carry = own(carry)
+            floats, raw = self._step(self._carry, self._totals, *self._collecting(1.0, 0))
+            write_into(self._carry, carry)
+            write_into(self._totals, Totals.zero())
+            say(f"compiled    collecting, {time.monotonic() - began:.0f} s")
+            began = time.monotonic()
+            planned: dict[str, Tensor] = {}
+            if replay.sampling == "split":
+                batch = floats.new_zeros(replay.rollout_steps, *floats.shape), raw.new_zeros(replay.rollout_steps, *raw.shape)
+                planned = self._plan(self._weights.networks, self._weights.targets, *batch, torch.ones(()))
+            windows = self._example_windows()
+            rows = self.replay.rows(windows, window=replay.window, burn_in=burn_in)
+            own = {name: value[: replay.window, :1].expand(-1, len(windows[0]), -1).contiguous() for name, value in planned.items()}
+            self._label(rows, own)
+            held = own(self._weights)
+            with torch.enable_grad():
+                self._iterate(self._weights, *rows, own, self._numbers(1.0, 0.0, 0.0), self._sums)
+            write_into(self._weights, held)
+            self._sums.zero_()
+            say(f"compiled    learning, {time.monotonic() - began:.0f} s")
+        except RuntimeError as error:  # torch's compilers raise subclasses of it without one of their own in common
+            raise CaptureFailed(str(error).strip().partition("\n")[0]) from error
+
+    def collect(self, carry: Carry, *, epsilon: float, version: int) -> Carry:
+        """`rollout_steps` env steps in every copy, straight into the replay. The carry that comes back is overwritten by the next call."""
+        assert self._carry is not None, "warm_up comes first"
+        if carry is not self._carry:
+            write_into(self._carry, carry)
+        numbers = self._collecting(epsilon, version)
+        with torch.no_grad(), self._guards():
+            for _ in range(self.config.replay.rollout_steps):
+                self.replay.put(*self._step(self._carry, self._totals, *numbers))
+        return self._carry
+
+    def plan(self, scale: float) -> dict[str, Tensor]:
+        """Part -> targets of the whole fresh batch."""
+        with torch.no_grad(), self._guards():
+            return self._plan(self._weights.networks, self._weights.targets, *self.replay.newest_rows(), torch.tensor(scale))
+
+    def iterate(self, windows: Windows, planned: dict[str, Tensor], *, scale: float, lr: float, critic_lr: float) -> None:
+        """One gradient step of every part on these windows."""
+        replay = self.config.replay
+        with torch.no_grad(), self._guards():
+            rows = self.replay.rows(windows, window=replay.window, burn_in=replay.burn_in)
+            self._steps_taken += 1
+            numbers = self._numbers(scale, lr, critic_lr)
+            with torch.enable_grad():
+                self._iterate(self._weights, *rows, planned, numbers, self._sums)
+
+    def settle(self) -> tuple[dict[str, float], tuple[float, float, float]]:
+        """Sums since the last call, by name, and the episodes' (number, returns, lengths): the only place that waits for the device."""
+        sums = dict(zip(self._labels, self._sums.tolist(), strict=True))
+        episodes = self._totals.episodes.item(), self._totals.returns.item(), self._totals.lengths.item()
+        self._sums.zero_()
+        write_into(self._totals, Totals.zero())
+        for optimiser in self.optimisers.values():
+            for state in optimiser.state.values():
+                state["step"].fill_(self._steps_taken)
+        return sums, episodes
+
+    def _quicken(self) -> None:
+        """Recurrent cells go through our own loops from here on."""
+        for module in self._iteration.modules():
+            if isinstance(module, GRUCell) and can_be_fast(module.of_memory.weight):
+                gru_library()
+                module.fast = True
+
+    def _guards(self) -> Any:
+        """Shapes, strides and the weights' places never change in a run: after its first rounds a captured call need not check them."""
+        self._calls += 1
+        return torch.compiler.set_stance("default", skip_guard_eval_unsafe=self._calls > _GUARDED_CALLS)
+
+    def _bind_moments(self) -> Moments:
+        """The optimisers' own moments by our names (zeros where no step was taken yet)."""
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        first, second = {}, {}
+        for optimiser in self.optimisers.values():
+            for parameter in optimiser.param_groups[0]["params"]:
+                state, name = optimiser.state[parameter], names[id(parameter)]
+                if not state:
+                    state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+                first[name], second[name] = state["exp_avg"], state["exp_avg_sq"]
+        return Moments(first, second)
+
+    def _count_steps(self) -> int:
+        return max(int(state["step"]) for optimiser in self.optimisers.values() for state in optimiser.state.values())
+
+    def _collecting(self, epsilon: float, version: int) -> tuple[Tensor, Tensor]:
+        return torch.tensor(epsilon, dtype=torch.float64), torch.tensor(version)
+
+    def _numbers(self, scale: float, lr: float, critic_lr: float) -> Tensor:
+        step = max(self._steps_taken, 1)
+        rates = (lr if part == AGENTS else critic_lr for part in self.learner.parts)
+        return torch.tensor([scale, *(value for rate in rates for value in factors(self.config.learner, step, rate))], dtype=torch.float64)
+
+    def _example_windows(self) -> Windows:
+        """As many windows as a minibatch has, all of the ring's first steps."""
+        replay = self.config.replay
+        size = replay.batch if replay.minibatch_size == "full" else replay.minibatch_size
+        zeros = torch.zeros(size // replay.window, dtype=torch.int64)
+        return zeros, zeros
+
+    def _label(self, rows: tuple[Tensor, Tensor], planned: dict[str, Tensor]) -> None:
+        """The names of what an iteration reports, from one plain look at the losses."""
+        losses = self._iteration(*rows, planned, torch.ones(()))
+        self._labels = []
+        for part, loss in losses.items():
+            prefix = "" if part == AGENTS else f"{part}."
+            self._labels += [prefix + name for name in ("loss", "weight", *(f"metric.{name}" for name in loss.metrics))]
+        self._labels += ["grad_norm" if part == AGENTS else f"{part}.grad_norm" for part in losses]
+        self._sums = torch.zeros(len(self._labels), dtype=torch.float64)
+
+
+def own(tree: Any) -> Any:
+    """A tree of dicts and frozen dataclasses with every tensor in memory of its own, in the plain order of its axes.
+
+    A graph is captured for its inputs' strides (of axes of length 1 too) and for which of them are one tensor: those never change here.
+    """
+    if isinstance(tree, Tensor):
+        return tree.detach().clone(memory_format=torch.contiguous_format)
+    if isinstance(tree, dict):
+        return {name: own(value) for name, value in tree.items()}
+    assert is_dataclass(tree), tree
+    return type(tree)(**{item.name: own(getattr(tree, item.name)) for item in fields(tree)})  # type: ignore[misc]

@@ -1,0 +1,40 @@
+"""Switch and predator-prey as one captured graph: begin, advance and observe compiled whole equal the eager ones."""
+
+import dataclasses
+
+import pytest
+import torch
+from teamcredit.envs.native import NativeEnv, name_tensors
+from teamcredit.envs.predator_prey import PredatorPrey
+from teamcredit.envs.randomness import EXPLORE, choice, copy_seeds, split
+from teamcredit.envs.switch import Switch
+
+pytestmark = [
+    pytest.mark.slow,  # the compiler takes about a minute
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(name_tensors(one).values(), name_tensors(other).values(), strict=True))
+
+
+@pytest.mark.parametrize("env", [Switch(4, clock=True), PredatorPrey(5, 5, 4, 4, episode_limit=30)], ids=["switch", "predator-prey"])
+def test_a_task_is_captured_whole_and_equals_the_eager_one(env: NativeEnv, request: pytest.FixtureRequest):
+    if request.config.getoption("--jaxtyping-packages", None):
+        pytest.skip("the compiler does not trace through the checks of shapes that --jaxtyping-packages puts in")
+    begin, advance, observe = (torch.compile(part, fullgraph=True, dynamic=False) for part in (env.begin, env.advance, env.observe))
+    state, view = env.reset(copy_seeds(0, 48))
+    assert same(begin(state.clock), state.task)
+    paid = 0
+    for _ in range(60):
+        action = choice(split(state.clock.key(EXPLORE), env.spec.num_agents), view.available)
+        (task, outcome), (expected, wanted) = advance(state.task, action, state.clock), env.advance(state.task, action, state.clock)
+        assert same(task, expected)
+        for item in dataclasses.fields(wanted):
+            ours, theirs = getattr(outcome, item.name), getattr(wanted, item.name)
+            assert ours is theirs is None or torch.equal(ours, theirs), item.name
+        assert same(observe(task), env.observe(expected))
+        state, step, view = env.step(state, action)
+        paid += int((step.reward > 0).sum())
+    assert paid > 0
