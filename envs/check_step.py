@@ -126,6 +126,10 @@ def _broken_episodes(spec: TeamSpec, steps: list[Step]) -> Iterator[Broken]:
         done = step.terminated | step.truncated
         if spec.episode_limit is not None and bool((length > spec.episode_limit).any()):
             yield Broken("episode-limit", f"an episode runs for {int(length.max())} env steps; the spec says at most {spec.episode_limit}")
+        if spec.truncates_at_limit and spec.episode_limit is not None and bool((step.truncated & (length < spec.episode_limit)).any()):
+            yield Broken(
+                "truncates-at-limit", f"an episode is truncated at step {t + 1}; the spec says only after {spec.episode_limit} env steps"
+            )
         if spec.return_range is not None and bool(done.any()):
             low, high = spec.return_range
             margin = 1e-4 * max(1.0, abs(low), abs(high))

@@ -74,7 +74,7 @@ def _pick(allowed: Bool[Tensor, "env cell"], draw: Float[Tensor, " env"]) -> Int
     """One allowed cell per row, each equally likely; the number of cells where none is allowed."""
     passed = allowed.cumsum(1)
     rank = (draw * passed[:, -1]).long()
-    return torch.searchsorted(passed, rank.unsqueeze(1), right=True).squeeze(1)
+    return (passed <= rank.unsqueeze(1)).sum(1)
 
 
 def compact(items: Int[Tensor, "*batch item 3"], keep: Bool[Tensor, "*batch item"]) -> Int[Tensor, "*batch item 3"]:

@@ -123,6 +123,7 @@ class PredatorPrey(NativeEnv[PredatorPreyTask]):
             obs_dim=len(names),
             state_dim=board.rows * board.cols * len(_FEATURES),
             episode_limit=self.episode_limit,
+            truncates_at_limit=True,
             action_names=(ACTION_NAMES,) * n,
             obs_names=(names,) * n,
             noop=(_STAY,) * n,

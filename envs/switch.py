@@ -109,6 +109,7 @@ class Switch(NativeEnv[SwitchTask]):
             obs_dim=len(everyone) if full_obs else len(features),
             state_dim=len(everyone),
             episode_limit=episode_limit,
+            truncates_at_limit=True,
             action_names=(ACTION_NAMES,) * num_agents,
             obs_names=(everyone if full_obs else features,) * num_agents,
             noop=(_NOOP,) * num_agents,

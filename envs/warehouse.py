@@ -117,6 +117,7 @@ class Warehouse(NativeEnv[WarehouseTask]):
             obs_dim=len(names),
             state_dim=(8 + (self.reward_type == "two_stage")) * n + 2 * self.num_shelves,
             episode_limit=self.episode_limit,
+            truncates_at_limit=True,
             action_names=(ACTION_NAMES,) * n,
             obs_names=(names,) * n,
             noop=(0,) * n,

@@ -17,6 +17,7 @@ from .errors import ConfigError
 from .kernels import find_compiler
 
 COMPILED, EAGER = "compiled", "eager"
+NO_COMPILER = "there is no C++ compiler here (g++ or clang++) to capture the loop with"
 _SAVED_PER_CALL, _COMPILING = 1e-3, 35.0
 """Seconds: what a captured call saves, and what compiling costs."""
 
@@ -40,11 +41,11 @@ def decide(config: Config, env: TeamEnv) -> Choice:
         if config.compile == "on":
             raise ConfigError(f"--compile on: {obstacle}", remedy="use --compile auto, which runs what cannot be captured as it is")
         return Choice(EAGER, obstacle)
-    if find_compiler() is None:
-        return Choice(EAGER, "there is no C++ compiler here (g++ or clang++) to capture the loop with")
     saved, cost = seconds_saved(config)
     if config.compile == "auto" and saved < cost:
         return Choice(EAGER, f"too short to pay for compiling: about {saved:.0f} s saved, {cost:.0f} s spent")
+    if find_compiler() is None:
+        return Choice(EAGER, NO_COMPILER)
     return Choice(COMPILED, "--compile on" if config.compile == "on" else f"saves about {saved:.0f} s")
 
 

@@ -89,6 +89,7 @@ def train(
     env: TaskOptions = None,
     seeds: Annotated[str | None, Parameter(group=RUN)] = None,
     jobs: Annotated[int, Parameter(group=RUN)] = 1,
+    vectorize_seeds: Annotated[bool, Parameter(group=RUN)] = False,
     preset: Preset = None,
     config: ConfigFile = None,
     out: Annotated[Path | None, Parameter(group=RUN)] = None,
@@ -108,6 +109,8 @@ def train(
         Several seeds, one run each: 0-4 or 0,3,5.
     jobs
         Seeds trained side by side, each in a process of its own.
+    vectorize_seeds
+        All seeds at once in this process, stacked into the same operations (native tasks; no counterfactual critic).
     preset
         Tried settings by name (marl config show --preset NAME prints them).
     config
@@ -115,16 +118,24 @@ def train(
     out
         The run folder (with several seeds: the folder of the run folders). Default: a new one under runs/.
     """
-    from .cli_train import conclude, conclude_seeds, run_processes, seed_command, seed_folder, set_threads, watch
+    from .cli_train import conclude, conclude_seeds, refuse_jobs, run_processes, seed_command, set_threads, watch
 
     flags = flags_layer(task, options, env)
     if seeds is not None and "seed" in flags:
         raise ConfigError(f"--seed {flags['seed']} and --seeds {seeds} exclude each other", remedy="leave one of them out")
     numbers = [None] if seeds is None else parse_numbers(seeds, "--seeds")
+    if vectorize_seeds:
+        refuse_jobs(len(numbers), jobs)
     set_threads(common.threads)
+    from .folder import seed_folder
     from .run import configure, start
 
     layers = [configure(preset=preset, file=config, options=flags | ({} if seed is None else {"seed": seed})) for seed in numbers]
+    if vectorize_seeds:
+        from .cli_seeds import train_together
+
+        train_together(screen, layers, out)
+        return OK
     if jobs != 1 and len(numbers) > 1:
         named = {"preset": preset, "config": config}
         commands = {

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cli_options import Common
@@ -22,10 +21,13 @@ Work = Callable[[Callable[[dict[str, Any]], None], StopSignal], "Run"]
 
 
 def set_threads(count: int) -> None:
-    """Threads of the tensor library, for this process."""
+    """Threads of the tensor library, for this process, which is a command's own: its allocator is set as well."""
     import torch
 
+    from .allocator import keep_freed_memory
+
     torch.set_num_threads(count)
+    keep_freed_memory()
 
 
 def watch(screen: Screen, work: Work, *, emit: bool = True) -> tuple["Run", dict[str, Any]]:
@@ -66,9 +68,15 @@ def conclude_seeds(screen: Screen, finals: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def seed_folder(out: Path | None, seed: int) -> Path | None:
-    """Where one of several seeds goes when `--out` names a folder."""
-    return None if out is None else out / f"seed-{seed}"
+def refuse_jobs(seeds: int, jobs: int) -> None:
+    """ConfigError where --vectorize-seeds stands beside what excludes it."""
+    if seeds < 2:
+        raise ConfigError("--vectorize-seeds trains several seeds at once: name at least two", remedy="--seeds 0-9 --vectorize-seeds")
+    if jobs != 1:
+        raise ConfigError(
+            f"--jobs {jobs} and --vectorize-seeds exclude each other: a process per seed, or all seeds in this one",
+            remedy="leave one of them out",
+        )
 
 
 def seed_command(options: Mapping[str, Any], common: Common) -> list[str]:

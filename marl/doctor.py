@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .cli_output import table
+from .kernels import find_compiler
 
 FAMILIES: dict[str, tuple[tuple[str, ...], str]] = {
     "mpe": (("mpe2",), "teamcredit[envs]"),
@@ -55,7 +56,7 @@ def missing_package(task: str) -> str:
 
 def examine(root: Path) -> list[Check]:
     """All checks; `root` is where runs go."""
-    return [*_versions(), *_torch(), *_extras(), *_frames(), _writable(root), _room(root)]
+    return [*_versions(), *_torch(), _compiler(), *_extras(), *_frames(), _writable(root), _room(root)]
 
 
 def to_document(checks: list[Check]) -> dict[str, Any]:
@@ -91,6 +92,13 @@ def _torch() -> Iterator[Check]:
         yield Check("gpu", "ok", "none needed: torch is a build for the CPU")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Check("threads", "ok", f"{torch.get_num_threads()} used, {cores} cores here (--threads or MARL_THREADS changes it)")
+
+
+def _compiler() -> Check:
+    path = find_compiler()
+    if path is None:
+        return Check("compiler", "note", "no g++ or clang++: long runs of native tasks are not captured (marl train --compile)")
+    return Check("compiler", "ok", f"{path}: long runs of native tasks can be captured")
 
 
 def _extras() -> Iterator[Check]:

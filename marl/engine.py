@@ -21,10 +21,10 @@ from .learners.base import AGENTS, Learner
 from .policies import Team
 from .pure import Iteration, Totals, Weights, collect_step, write_into
 from .recurrence import can_be_fast
-from .replay import Replay, Windows
+from .replay import Replay, Windows, cut
 from .rollout import Carry
 
-_GUARDED_CALLS = 20
+GUARDED_CALLS = 20
 
 
 class CaptureFailed(RuntimeError):
@@ -58,38 +58,36 @@ class Engine:
         self._carry: Carry | None = None
         self._totals, self._sums, self._labels = Totals.zero(), torch.zeros(0), list[str]()
 
-        def step(carry: Carry, totals: Totals, epsilon: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
-            new_carry, new_totals, floats, raw = collect_step(env, team, replay.layout, learner.explore, carry, totals, epsilon, version)
-            write_into(carry, own(new_carry))  # a task may hand on a tensor of its last moment under another name
-            write_into(totals, new_totals)
-            return floats, raw
+        def step(carry: Carry, totals: Totals, epsilon: Tensor, version: Tensor) -> tuple[Totals, Tensor, Tensor]:
+            new, totals, floats, raw = collect_step(env, team, replay.layout, learner.explore, carry, totals, epsilon, version)
+            write_into(carry, owned(new))  # owned: a task may hand on a tensor of its last moment under another name
+            return totals, floats, raw  # not written in place: torch 2.13 loses what a graph writes into a float64 without axes
 
         self._step, self._plan, self._iterate = captured(step), captured(self._iteration.plan), captured(self._iteration.step)
 
     @torch.no_grad()
     def warm_up(self, carry: Carry, say: Callable[[str], None]) -> None:
         """Compile everything, changing nothing; CaptureFailed says what the compiler said."""
-        replay, burn_in = self.config.replay, self.config.replay.burn_in
+        replay = self.config.replay
         try:
-            self._quicken()
+            quicken(self._iteration)
             began = time.monotonic()
-            self._carry = own(carry)
-            floats, raw = self._step(self._carry, self._totals, *self._collecting(1.0, 0))
+            self._carry = owned(carry)
+            _, floats, raw = self._step(self._carry, self._totals, *self._collecting(1.0, 0))
             write_into(self._carry, carry)
-            write_into(self._totals, Totals.zero())
             say(f"compiled    collecting, {time.monotonic() - began:.0f} s")
             began = time.monotonic()
             planned: dict[str, Tensor] = {}
             if replay.sampling == "split":
                 batch = floats.new_zeros(replay.rollout_steps, *floats.shape), raw.new_zeros(replay.rollout_steps, *raw.shape)
                 planned = self._plan(self._weights.networks, self._weights.targets, *batch, torch.ones(()))
-            windows = self._example_windows()
-            rows = self.replay.rows(windows, window=replay.window, burn_in=burn_in)
-            own = {name: value[: replay.window, :1].expand(-1, len(windows[0]), -1).contiguous() for name, value in planned.items()}
-            self._label(rows, own)
-            held = own(self._weights)
-            with torch.enable_grad():
-                self._iterate(self._weights, *rows, own, self._numbers(1.0, 0.0, 0.0), self._sums)
+            held = owned(self._weights)
+            for windows in self._example_windows():
+                rows = self.replay.rows(windows, window=replay.window, burn_in=replay.burn_in)
+                own = self.replay.of_windows(windows, planned)
+                self._label(rows, own)
+                with torch.enable_grad():
+                    self._iterate(self._weights, *rows, own, self._numbers(1.0, 0.0, 0.0), self._sums)
             write_into(self._weights, held)
             self._sums.zero_()
             say(f"compiled    learning, {time.monotonic() - began:.0f} s")
@@ -104,7 +102,8 @@ class Engine:
         numbers = self._collecting(epsilon, version)
         with torch.no_grad(), self._guards():
             for _ in range(self.config.replay.rollout_steps):
-                self.replay.put(*self._step(self._carry, self._totals, *numbers))
+                self._totals, *rows = self._step(self._carry, self._totals, *numbers)
+                self.replay.put(*rows)
         return self._carry
 
     def plan(self, scale: float) -> dict[str, Tensor]:
@@ -127,23 +126,16 @@ class Engine:
         sums = dict(zip(self._labels, self._sums.tolist(), strict=True))
         episodes = self._totals.episodes.item(), self._totals.returns.item(), self._totals.lengths.item()
         self._sums.zero_()
-        write_into(self._totals, Totals.zero())
+        self._totals = Totals.zero()
         for optimiser in self.optimisers.values():
             for state in optimiser.state.values():
                 state["step"].fill_(self._steps_taken)
         return sums, episodes
 
-    def _quicken(self) -> None:
-        """Recurrent cells go through our own loops from here on."""
-        for module in self._iteration.modules():
-            if isinstance(module, GRUCell) and can_be_fast(module.of_memory.weight):
-                gru_library()
-                module.fast = True
-
     def _guards(self) -> Any:
         """Shapes, strides and the weights' places never change in a run: after its first rounds a captured call need not check them."""
         self._calls += 1
-        return torch.compiler.set_stance("default", skip_guard_eval_unsafe=self._calls > _GUARDED_CALLS)
+        return torch.compiler.set_stance("default", skip_guard_eval_unsafe=self._calls > GUARDED_CALLS)
 
     def _bind_moments(self) -> Moments:
         """The optimisers' own moments by our names (zeros where no step was taken yet)."""
@@ -168,12 +160,15 @@ class Engine:
         rates = (lr if part == AGENTS else critic_lr for part in self.learner.parts)
         return torch.tensor([scale, *(value for rate in rates for value in factors(self.config.learner, step, rate))], dtype=torch.float64)
 
-    def _example_windows(self) -> Windows:
-        """As many windows as a minibatch has, all of the ring's first steps."""
+    def _example_windows(self) -> list[Windows]:
+        """As many windows as a minibatch has, all of the ring's first steps; and as many as a batch's last one has, if that differs."""
         replay = self.config.replay
-        size = replay.batch if replay.minibatch_size == "full" else replay.minibatch_size
-        zeros = torch.zeros(size // replay.window, dtype=torch.int64)
-        return zeros, zeros
+        if replay.sampling == "split":
+            sizes = {len(part) for part in cut(torch.arange(replay.batch // replay.window), replay)}
+        else:
+            assert isinstance(replay.minibatch_size, int)
+            sizes = {replay.minibatch_size // replay.window}
+        return [(zeros, zeros) for zeros in (torch.zeros(size, dtype=torch.int64) for size in sorted(sizes))]
 
     def _label(self, rows: tuple[Tensor, Tensor], planned: dict[str, Tensor]) -> None:
         """The names of what an iteration reports, from one plain look at the losses."""
@@ -186,7 +181,15 @@ class Engine:
         self._sums = torch.zeros(len(self._labels), dtype=torch.float64)
 
 
-def own(tree: Any) -> Any:
+def quicken(module: nn.Module) -> None:
+    """Recurrent cells go through our own loops from here on."""
+    for cell in module.modules():
+        if isinstance(cell, GRUCell) and can_be_fast(cell.of_memory.weight):
+            gru_library()
+            cell.fast = True
+
+
+def owned(tree: Any) -> Any:
     """A tree of dicts and frozen dataclasses with every tensor in memory of its own, in the plain order of its axes.
 
     A graph is captured for its inputs' strides (of axes of length 1 too) and for which of them are one tensor: those never change here.
@@ -194,6 +197,6 @@ def own(tree: Any) -> Any:
     if isinstance(tree, Tensor):
         return tree.detach().clone(memory_format=torch.contiguous_format)
     if isinstance(tree, dict):
-        return {name: own(value) for name, value in tree.items()}
+        return {name: owned(value) for name, value in tree.items()}
     assert is_dataclass(tree), tree
-    return type(tree)(**{item.name: own(getattr(tree, item.name)) for item in fields(tree)})  # type: ignore[misc]
+    return type(tree)(**{item.name: owned(getattr(tree, item.name)) for item in fields(tree)})  # type: ignore[misc]

@@ -67,9 +67,11 @@ class Diverged(UserError):
 
     kind = "diverged"
 
-    def __init__(self, env_steps: int):
+    def __init__(self, env_steps: int, *, where: str = "", others: str = ""):
+        """`where` stands before the sentence, `others` behind it: of which run it is, and how others beside it fare."""
+        self.env_steps = env_steps
         super().__init__(
-            f"training diverged before env step {env_steps}: a gradient is not finite; the checkpoints before are sound",
+            f"{where}training diverged before env step {env_steps}: a gradient is not finite; the checkpoints before are sound{others}",
             remedy="train again with a lower --learner.lr, or with --learner.standardise-rewards",
         )
 

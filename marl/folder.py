@@ -121,6 +121,11 @@ def new_folder(resolved: Resolved, out: Path | None) -> Path:
     return folder
 
 
+def seed_folder(out: Path | None, seed: int) -> Path | None:
+    """Where one of several seeds goes when `--out` names a folder."""
+    return None if out is None else out / f"seed-{seed}"
+
+
 def _first_free(root: Path, base: str) -> Path:
     number = 1
     while True:

@@ -36,18 +36,22 @@ def time_slots(config: ReplayConfig) -> int:
     return max(stored // config.num_envs, config.rollout_steps)
 
 
-def refuse_replay(config: ReplayConfig, bytes_per_step: int, memory: int) -> None:
-    """ConfigError where the ring would take more than half of the memory: a checkpoint needs a second copy while it is written."""
+def refuse_replay(config: ReplayConfig, bytes_per_step: int, memory: int, *, seeds: int = 1) -> None:
+    """ConfigError where the ring would take more than half of the memory: a checkpoint needs a second copy while it is written.
+
+    `seeds`: how many runs share the ring, each with its part of the capacity and of the copies.
+    """
     steps = time_slots(config) * config.num_envs
     if steps * bytes_per_step <= memory // 2:
         return
-    fits = f"{memory // 2 // bytes_per_step:,}"
+    fits = f"{memory // 2 // bytes_per_step // seeds:,}"
     remedy = f"replay.capacity to at most {fits}"
     if config.sampling == "split":
         remedy = f"replay.rollout_steps or replay.num_envs to a batch of at most {fits}"
+    what, fewer = ("the replay", "") if seeds == 1 else (f"the replays of {seeds} seeds together", ", or train fewer seeds at once")
     raise ConfigError(
-        f"the replay would take {human_bytes(steps * bytes_per_step)} ({steps:,} joint transitions of {bytes_per_step:,} bytes), more than "
-        f"half of this machine's {human_bytes(memory)} (a checkpoint holds a second copy while it is written): lower {remedy}"
+        f"{what} would take {human_bytes(steps * bytes_per_step)} ({steps:,} joint transitions of {bytes_per_step:,} bytes), more than "
+        f"half of this machine's {human_bytes(memory)} (a checkpoint holds a second copy while it is written): lower {remedy}{fewer}"
     )
 
 

@@ -4,7 +4,7 @@
 gradients, clipping, optimiser, slow targets. The plain trainer does the same one call at a time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ class Iteration(nn.Module):
         steps = self.layout.unpack(floats, raw)
         targets = self.targets if self.has_targets else self.networks
         assert isinstance(targets, nn.ModuleDict)
-        context: Any = Context(scale=scale)  # type: ignore[arg-type]
+        context = Context(scale=scale)
         if planned is None:
             return self.learner.plan(self.networks, targets, steps, context)
         minibatch = Minibatch(steps, burn_in=self.config.replay.burn_in, padded=self.config.replay.burn_in > 0)
@@ -157,6 +157,15 @@ def _sums(losses: Mapping[str, Loss], scale: Tensor) -> list[Tensor]:
         values += [loss.total.detach() * scale**loss.reward_power, loss.weight.detach()]
         values += [value.detach() for value in loss.metrics.values()]
     return values
+
+
+def map_tree(fn: Callable[..., Tensor], first: Any, *rest: Any) -> Any:
+    """`fn` of the matching tensors of trees of dicts and frozen dataclasses of one shape."""
+    if isinstance(first, Tensor):
+        return fn(first, *rest)
+    if isinstance(first, dict):
+        return {name: map_tree(fn, *(tree[name] for tree in (first, *rest))) for name in first}
+    return type(first)(**{name: map_tree(fn, *(getattr(tree, name) for tree in (first, *rest))) for name in vars(first)})
 
 
 def write_into(old: Any, new: Any) -> None:

@@ -32,16 +32,33 @@ class Field:
     """Numbers in it."""
 
 
-@dataclass(frozen=True)
 class Block:
-    """Fields of one type, side by side in the packed row."""
+    """Fields of one type, side by side in the packed row, single numbers first: a few operations take a row apart."""
 
-    dtype: torch.dtype
-    fields: list[Field]
+    def __init__(self, dtype: torch.dtype, fields: list[Field]):
+        self.dtype, self.fields = dtype, sorted(fields, key=lambda item: bool(item.shape))
+        self.width = sum(item.size for item in fields)
+        self._single = [item.name for item in self.fields if not item.shape]
+        self._rest = [(item.name, item.shape) for item in self.fields if item.shape]
+        self._sizes = [len(self._single), *(item.size for item in self.fields if item.shape)]
 
-    @property
-    def width(self) -> int:
-        return sum(item.size for item in self.fields)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Block) and (self.dtype, self.fields) == (other.dtype, other.fields)
+
+    def __hash__(self) -> int:
+        return hash((self.dtype, tuple(self.fields)))
+
+    def take(self, rows: Tensor) -> dict[str, Tensor]:
+        """Each field's part of the rows, in its own shape; views of one converted tensor."""
+        if not self.fields:
+            return {}
+        kept = rows if rows.dtype == self.dtype else rows != 0 if self.dtype == torch.bool else rows.to(self.dtype)
+        single, *rest = kept.split_with_sizes(self._sizes, -1)
+        values = dict(zip(self._single, single.unbind(-1), strict=True))
+        lead = rows.shape[:-1]
+        for (name, shape), part in zip(self._rest, rest, strict=True):
+            values[name] = part.view(*lead, *shape) if len(shape) > 1 else part
+        return values
 
 
 class Layout:
@@ -59,10 +76,10 @@ class Layout:
         for name, value in named.items():
             shape = tuple(value.shape[2:])
             groups[value.dtype].append(Field(name, shape, int(torch.Size(shape).numel())))
-        self.bytes = groups.pop(torch.uint8)
-        self.blocks = [Block(kind, sorted(fields, key=lambda item: bool(item.shape))) for kind, fields in groups.items()]
-        """Fields of one type lie side by side, single numbers first, so that few operations take a row apart."""
-        self.float_width, self.byte_width = sum(block.width for block in self.blocks), sum(item.size for item in self.bytes)
+        self.bytes = Block(torch.uint8, groups.pop(torch.uint8))
+        self.blocks = [Block(kind, fields) for kind, fields in groups.items()]
+        self._widths = [block.width for block in self.blocks]
+        self.float_width, self.byte_width = sum(self._widths), self.bytes.width
 
     @property
     def bytes_per_step(self) -> int:
@@ -71,17 +88,16 @@ class Layout:
     def pack(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """(time, env, float row) and (time, env, byte row)."""
         fields = [item for block in self.blocks for item in block.fields]
-        return _row(rollout, fields, torch.float32), _row(rollout, self.bytes, torch.uint8)
+        return _row(rollout, fields, torch.float32), _row(rollout, self.bytes.fields, torch.uint8)
 
     def unpack(self, floats: Tensor, raw: Tensor) -> Rollout:
         """The fields back again; float32 fields are views of the rows."""
-        values: dict[str, Tensor] = {}
-        for block, part in zip(self.blocks, floats.split([block.width for block in self.blocks], -1), strict=True):
-            values |= _fields(block.fields, part != 0 if block.dtype == torch.bool else part.to(block.dtype))
-        values |= _fields(self.bytes, raw)
+        values = self.bytes.take(raw)
+        for block, part in zip(self.blocks, floats.split_with_sizes(self._widths, -1), strict=True):
+            values |= block.take(part)
         if self.state_is_obs:
             values |= {"state": side_by_side(values["obs"]), "next_state": side_by_side(values["next_obs"])}
-        extras = {name.removeprefix("extras."): values.pop(name) for name in list(values) if name.startswith("extras.")}
+        extras = {name.removeprefix("extras."): values.pop(name) for name in list(values) if "." in name}
         return Rollout(**values, extras=extras)
 
     def column(self, name: str) -> int:
@@ -99,19 +115,6 @@ def _row(rollout: Rollout, fields: list[Field], dtype: torch.dtype) -> Tensor:
         return torch.zeros(*rollout.reward.shape, 0, dtype=dtype, device=rollout.reward.device)
     columns = [_get(rollout, item.name).to(dtype) for item in fields]
     return torch.cat([value.flatten(2) if value.dim() > 2 else value.unsqueeze(-1) for value in columns], -1)
-
-
-def _fields(fields: list[Field], rows: Tensor) -> dict[str, Tensor]:
-    """Each field's part of the rows, in its own shape; single numbers come first."""
-    if not fields:
-        return {}
-    single = sum(not item.shape for item in fields)
-    *numbers, rest = (*rows[..., :single].unbind(-1), rows[..., single:])
-    parts = rest.split([item.size for item in fields[single:]], -1) if single < len(fields) else ()
-    values = {item.name: value for item, value in zip(fields, numbers, strict=False)}
-    for item, part in zip(fields[single:], parts, strict=True):
-        values[item.name] = part.unflatten(-1, item.shape) if len(item.shape) > 1 else part
-    return values
 
 
 def side_by_side(obs: Tensor) -> Float[Tensor, "time env state"]:
@@ -143,17 +146,18 @@ class Replay:
         state_is_obs: bool = False,
         memory_limit: int | None = None,
         announce: Callable[[str], None] | None = None,
+        seeds: int = 1,
     ):
         """Allocates the ring; `example` is any rollout of the run (its lengths do not matter), `state_is_obs` as in TeamSpec.
 
-        `announce` is told the ring's size in words before it is allocated.
+        `announce` is told the ring's size in words before it is allocated; `seeds` is how many runs share it.
         Raises ConfigError, before anything is allocated, when the ring would not fit the machine's memory.
         """
         self.config, self.layout = config, Layout(example, state_is_obs=state_is_obs)
         self.num_envs, self.slots = config.num_envs, time_slots(config)
         self.footprint = self.slots * self.num_envs * self.layout.bytes_per_step
         limit = memory_limit if memory_limit is not None else machine_memory()
-        refuse_replay(config, self.layout.bytes_per_step, limit)
+        refuse_replay(config, self.layout.bytes_per_step, limit, seeds=seeds)
         if announce is not None:
             announce(
                 f"replay      {human_bytes(self.footprint)}: {self.slots * self.num_envs:,} joint transitions of "
@@ -239,11 +243,17 @@ class Replay:
         self, generator: torch.Generator, per_step: Mapping[str, Tensor] | None = None
     ) -> Iterator[tuple[Windows, dict[str, Tensor]]]:
         """What `split` gathers: each minibatch's windows, and its part of `per_step`."""
-        config = self.config
         start, copy = self.fresh_windows()
-        inside = torch.arange(config.window).unsqueeze(-1) - (self.count - config.rollout_steps)
-        for rows in cut(torch.randperm(len(start), generator=generator), config):
-            yield (start[rows], copy[rows]), {name: value[start[rows] + inside, copy[rows]] for name, value in (per_step or {}).items()}
+        first = self.count - self.config.rollout_steps
+        for rows in cut(torch.randperm(len(start), generator=generator), self.config):
+            windows = start[rows], copy[rows]
+            yield windows, self.of_windows((windows[0] - first, windows[1]), per_step or {})
+
+    def of_windows(self, windows: Windows, per_step: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each tensor's part (time, window, ...) for windows that are counted from its own first step."""
+        start, copy = windows
+        steps = start + torch.arange(self.config.window).unsqueeze(-1)
+        return {name: value[steps, copy] for name, value in per_step.items()}
 
     def uniform(self, generator: torch.Generator) -> Minibatch:
         """One minibatch of windows over all that is stored, with replacement, each start equally likely."""

@@ -18,7 +18,6 @@ from .data import Rollout
 from .exploration import Explore, epsilon_greedy
 from .policies import Team, override
 
-
 Utility = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(obs, memory) of every copy -> the agents' outputs and their memory to carry on."""
 
@@ -84,7 +83,8 @@ def advance(
 ) -> tuple[Carry, dict[str, Tensor], Ending]:
     """One env step in every copy: the next carry, the joint transition's fields (env, ...) by name, and the episodes' endings.
 
-    `utility` is asked instead of the team's own network (several seeds' networks, each for its own copies). No branch depends on what a tensor holds, so a compiler captures it whole where it captures the environment.
+    `utility` is asked instead of the team's own network (several seeds' networks, each for its own copies).
+    No branch depends on what a tensor holds, so a compiler captures it whole where it captures the environment.
     """
     view, clock = carry.view, carry.clock
     num_agents = env.spec.num_agents

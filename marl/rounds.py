@@ -45,25 +45,28 @@ class Rounds:
         Raises:
             Interrupted: a signal came; saved. WorkerLost: a worker process died; saved. Diverged: a gradient is not finite; not saved.
         """
-        self._tell("start", run=str(self.folder))
-        if self.is_new:
-            self._save()
+        self.begin()
         try:
             if self.marks.get("owes_evaluation"):
                 self._evaluate_and_save()
             while not self.trainer.finished:
-                self._round()
-            closed = self.marks["closed"] and self.marks.get("steps") == self.config.steps
-            if not closed or not (self.folder / "result.json").exists():  # somebody may have removed it
-                self._close()
+                self.trainer.round()
+                self.after_round()
+                self._stop_if_asked()
+            self.end()
         except WorkerDied as died:  # nothing here depends on a worker: the trainer stands where its last whole round ended
-            self._save()
+            self.save()
             raise WorkerLost(died, died.remedy, env_steps=self.trainer.counters.env_steps, folder=str(self.folder)) from died
 
-    def _round(self) -> None:
-        """One round, and what is due after it."""
+    def begin(self) -> None:
+        """Say that it starts; a new run is saved as it stands."""
+        self._tell("start", run=str(self.folder))
+        if self.is_new:
+            self.save()
+
+    def after_round(self) -> None:
+        """What is due after a round of the trainer; Diverged where a gradient is not finite."""
         trainer, config = self.trainer, self.config
-        trainer.round()
         if self._is_due("checked", max(self.every // 10, 1)):
             trainer.settle()
         if not all(math.isfinite(value) for name, value in trainer.sums.values.items() if name.endswith("grad_norm")):
@@ -74,11 +77,19 @@ class Rounds:
         if self._is_due("evaluated", self.every) and not trainer.finished:
             self._evaluate_and_save()
         elif self._is_due("saved", config.checkpoint.every):
-            self._save()
+            self.save()
+
+    def end(self) -> None:
+        """The last evaluation, where it was not yet made."""
+        closed = self.marks["closed"] and self.marks.get("steps") == self.config.steps
+        if not closed or not (self.folder / "result.json").exists():  # somebody may have removed it
+            self._close()
+
+    def _stop_if_asked(self) -> None:
         signal_number = self.stop_signal()
-        if signal_number is not None and not trainer.finished:
-            self._save()
-            at = trainer.counters.env_steps
+        if signal_number is not None and not self.trainer.finished:
+            self.save()
+            at = self.trainer.counters.env_steps
             raise Interrupted(signal_number, f"stopped at {at} env steps; saved. Go on with: marl resume {self.folder}")
 
     def _tell(self, event: str, **more: Any) -> None:
@@ -97,7 +108,7 @@ class Rounds:
         self._evaluate(self.config.evaluation.episodes)
         del self.marks["owes_evaluation"]
         self._is_due("saved", self.config.checkpoint.every)
-        self._save()
+        self.save()
 
     def _close(self) -> None:
         final = self._evaluate(self.config.evaluation.final_episodes, final=True)
@@ -107,7 +118,7 @@ class Rounds:
             "return": {"mean": final.mean, "interval": final.interval, "episodes": len(final.returns)},
         }
         write_atomically(self.folder / "result.json", json.dumps(result) + "\n")  # before the checkpoint that says the run is closed
-        self._save()
+        self.save()
 
     def _evaluate(self, episodes: int, *, final: bool = False) -> Evaluation:
         result = self.trainer.evaluate(episodes)
@@ -119,7 +130,8 @@ class Rounds:
         )  # fmt: skip
         return result
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """A checkpoint of the run as it stands."""
         content, root = self.trainer.dump(), self.folder / "checkpoints"
         extra = {"marks": dict(self.marks), "metrics_bytes": self.logbook.flush(), "seconds": self.logbook.seconds}
         checkpoints.save(root, self.trainer.counters.env_steps, Content({"trainer": content.meta, **extra}, content.groups))

@@ -6,8 +6,8 @@ into the tensors of all. It draws the minibatches and random numbers it would dr
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,15 +15,16 @@ from torch import Tensor
 
 from ..envs.base import TeamEnv
 from ..envs.native import NativeEnv
-from .capture import COMPILED, EAGER, Choice, captured
+from .capture import EAGER, Choice, captured
 from .config import Config
 from .encoders import image_shape
-from .engine import CaptureFailed, contiguous, copies, quicken
+from .engine import GUARDED_CALLS, owned, quicken
 from .errors import ConfigError
 from .functional import factors
 from .learners.base import AGENTS
 from .memory import example_rollout
-from .pure import Iteration, Totals, collect_step, write_into
+from .pure import Iteration, Totals, collect_step, map_tree, write_into
+from .recorded import recorded
 from .replay import Replay, Windows
 from .rollout import Carry
 from .stacked import Stack, StackedIteration
@@ -53,9 +54,8 @@ class SeedTrainer(Trainer):
         raise AssertionError("seeds that train together move together: Together.round")
 
     def settle(self) -> None:
-        """What all seeds' loop holds of this one: sums, episodes, where its copies stand, how many steps its optimiser took."""
+        """What all seeds' loop has summed up of this one."""
         self._take_in(*self.together.settle(self.index))
-        self.carry = self.together.carry_of(self.index)
 
     def collected(self, position: int, count: int) -> None:
         """A batch was written into the ring behind this seed's back."""
@@ -89,17 +89,20 @@ class Together:
         self.lead = self.trainers[0]
         iteration = Iteration(self.config, self.lead.learner, self.lead.networks, self.lead.targets, self.replay.layout)
         self.iteration = StackedIteration(iteration)
-        self.carry: Carry = _map(lambda *parts: torch.cat(parts), *(trainer.carry for trainer in self.trainers))
+        self.carry: Carry = owned(map_tree(lambda *parts: torch.cat(parts), *(trainer.carry for trainer in self.trainers)))
         self.totals = Totals.zero(len(configs))
         self.stack = self._stack_weights()
-        self.networks, self.targets = self.iteration.named(self.stack.networks.detach()), self.iteration.named(self.stack.targets, "targets.")
+        self.networks = self.iteration.named(self.stack.networks.detach())
+        self.targets = self.iteration.named(self.stack.targets, "targets.")
         for index, trainer in enumerate(self.trainers):
             trainer.together, trainer.index = self, index
             self._bind(trainer)
         self.labels: list[str] = []
         self.sums = torch.zeros(len(configs), 0, dtype=torch.float64)
         self._steps_taken = self._calls = 0
-        self._step, self._plan, self._learn = self._collect_step, self.iteration.plan, self.iteration.step
+        self._rate = self.config.learner.lr
+        self._utility = self.iteration.of_utility(self.networks)
+        self._set_eager()
         self._warm = self.lead.choice.engine == EAGER
 
     @property
@@ -110,6 +113,7 @@ class Together:
         """Every seed's round: collect a batch, then learn from it or from the replay."""
         if not self._warm:
             self._capture()
+        self._rate = self.config.learner.lr * self.lead.decay  # like epsilon, by the env steps done before the round
         self._collect()
         if self.config.replay.sampling == "uniform":
             self._learn_from({})
@@ -129,28 +133,23 @@ class Together:
             state["step"].fill_(self._steps_taken)
         return sums, (episodes, returns, lengths)
 
-    def carry_of(self, index: int) -> Carry:
-        """Where one seed's copies stand."""
-        num_envs = self.config.replay.num_envs
-        return _map(lambda value: value[index * num_envs : (index + 1) * num_envs], self.carry)
-
     @torch.no_grad()
     def _collect(self) -> None:
         numbers = torch.tensor(self.lead.epsilon, dtype=torch.float64), torch.tensor(self.lead.counters.iterations)
-        self.carry = contiguous(self.carry)
-        for _ in range(self.config.replay.rollout_steps):
-            with self._guards():
-                self.carry, self.totals, floats, raw = self._step(self.carry, self.totals, *numbers)
-            self.replay.put(floats, raw)
+        with self._guards():
+            for _ in range(self.config.replay.rollout_steps):
+                self.replay.put(*self._step(self.carry, self.totals, *numbers))
         for trainer in self.trainers:
             trainer.collected(self.replay.position, self.replay.count)
 
-    def _collect_step(self, carry: Carry, totals: Totals, epsilon: Tensor, version: Tensor) -> Any:
-        lead, utility = self.lead, self.iteration.utility(self.networks)
-        carry, totals, floats, raw = collect_step(
+    def _collect_step(self, carry: Carry, totals: Totals, epsilon: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
+        lead, utility = self.lead, partial(self._act, self._utility)
+        new_carry, new_totals, floats, raw = collect_step(
             self.env, lead.team, self.replay.layout, lead.learner.explore, carry, totals, epsilon, version, utility
         )
-        return contiguous(carry), totals, floats, raw
+        write_into(carry, owned(new_carry))
+        write_into(totals, new_totals)
+        return floats, raw
 
     @torch.no_grad()
     def _planned(self) -> dict[str, Tensor]:
@@ -178,15 +177,16 @@ class Together:
         if not self.labels:
             self._label(*rows, planned)
         self._steps_taken += 1
-        rate = self.config.learner.lr * self.lead.decay
-        numbers = torch.tensor(factors(self.config.learner, self._steps_taken, rate), dtype=torch.float64)
+        numbers = torch.tensor(factors(self.config.learner, self._steps_taken, self._rate), dtype=torch.float64)
         with self._guards():
-            self._learn(self.stack, *rows, planned, self._scales(), numbers, self.sums)
+            self._learn(vars(self.stack), *rows, planned, self._scales(), numbers, self.sums)
         for trainer in self.trainers:
             trainer.iterated()
 
-    def _by_seed(self, *rows: Tensor) -> tuple[Tensor, ...]:
-        return tuple(value.unflatten(1, (len(self.trainers), -1)) for value in rows)
+    def _by_seed(self, floats: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Packed rows (time, seed, copy or window, row)."""
+        seeds = len(self.trainers)
+        return floats.unflatten(1, (seeds, -1)), raw.unflatten(1, (seeds, -1))
 
     def _scales(self) -> Tensor:
         return torch.tensor([trainer.reward_scale.scale for trainer in self.trainers])
@@ -208,7 +208,10 @@ class Together:
         return Stack(networks.requires_grad_(), targets, torch.zeros_like(networks), torch.zeros_like(networks))
 
     def _bind(self, trainer: SeedTrainer) -> None:
-        """A trainer's weights and moments become views of its row."""
+        """A trainer's weights, moments and copies become views of the stacked ones, which only ever change in place."""
+        num_envs = self.config.replay.num_envs
+        first = trainer.index * num_envs
+        trainer.carry = map_tree(lambda value: value[first : first + num_envs], self.carry)
         rows = [self.iteration.named(value.detach()) for value in (self.stack.networks, self.stack.first, self.stack.second)]
         state = trainer.optimisers[AGENTS].state
         for name, parameter in trainer.networks.named_parameters():
@@ -218,3 +221,63 @@ class Together:
         if trainer.targets is not trainer.networks:
             for name, parameter in trainer.targets.named_parameters():
                 parameter.data = self.targets[f"targets.{name}"][trainer.index]
+
+    def _set_eager(self) -> None:
+        """Without a compiler: what is mapped over seeds is recorded, everything else runs as it stands."""
+        functions = self.iteration.act, self.iteration.plan, self.iteration.step
+        self._act, self._plan, self._learn = (recorded(each) for each in functions)
+        self._step: Callable[..., Any] = self._collect_step
+
+    def _capture(self) -> None:
+        """Compile everything, changing nothing; what the compiler refuses is said in a sentence, and the run goes on without it."""
+        self._warm = True
+        self._act = self.iteration.act
+        self._step, self._plan, self._learn = (captured(each) for each in (self._collect_step, self.iteration.plan, self.iteration.step))
+        changed = self.stack, self.carry, self.totals
+        held = [owned(tree) for tree in changed]
+        try:
+            quicken(self.iteration.iteration)
+            self._try_once()
+        except RuntimeError as error:  # torch's compilers raise subclasses of it without one of their own in common
+            reason = str(error).strip().partition("\n")[0]
+            self._set_eager()
+            self.announce(f"compile     failed, so the run goes on without it: {reason}")
+            for trainer in self.trainers:
+                trainer.choice = Choice(EAGER, f"torch.compile failed ({reason})")
+        finally:
+            with torch.no_grad():
+                for tree, before in zip(changed, held, strict=True):
+                    write_into(tree, before)
+            self.sums.zero_()
+
+    def _try_once(self) -> None:
+        replay, seeds, began = self.config.replay, len(self.trainers), time.monotonic()
+        with torch.no_grad():
+            floats, raw = self._step(self.carry, self.totals, torch.tensor(1.0, dtype=torch.float64), torch.tensor(0))
+        self.announce(f"compiled    collecting, {time.monotonic() - began:.0f} s")
+        began, planned = time.monotonic(), dict[str, Tensor]()
+        if replay.sampling == "split":
+            steps = replay.rollout_steps
+            batch = self._by_seed(floats.new_zeros(steps, *floats.shape), raw.new_zeros(steps, *raw.shape))
+            with torch.no_grad():
+                planned = self._plan(self.networks, self.targets, *batch, self._scales())
+        size = replay.batch if replay.minibatch_size == "full" else replay.minibatch_size
+        first = torch.zeros(seeds * (size // replay.window), dtype=torch.int64)
+        rows = self._by_seed(*self.replay.rows((first, first), window=replay.window, burn_in=replay.burn_in))
+        count = size // replay.window
+        own = {part: value[: replay.window, :, :1].expand(-1, -1, count, -1).contiguous() for part, value in planned.items()}
+        self._label(*rows, own)
+        self._learn(vars(self.stack), *rows, own, self._scales(), torch.zeros(3, dtype=torch.float64), self.sums)
+        self.announce(f"compiled    learning, {time.monotonic() - began:.0f} s")
+
+    def _guards(self) -> Any:
+        """As `Engine._guards`: shapes, strides and the weights' places never change in a run."""
+        self._calls += 1
+        return torch.compiler.set_stance("default", skip_guard_eval_unsafe=self._calls > GUARDED_CALLS)
+
+
+def shared_replay(config: Config, env: TeamEnv, seeds: int, announce: Callable[[str], None]) -> Replay:
+    """One ring for the copies of all seeds; ConfigError where it would not fit."""
+    own = config.replay
+    together = replace(own, num_envs=seeds * own.num_envs, capacity=seeds * own.capacity)
+    return Replay(together, example_rollout(env.spec), state_is_obs=env.spec.state_is_obs, announce=announce, seeds=seeds)

@@ -4,7 +4,7 @@ A seed's parameters lie end to end in one row of a matrix (seed, number). So the
 are a few operations on matrices whatever the number of seeds and layers, and a parameter of all seeds, (seed, ...), is a view.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -49,18 +49,17 @@ class StackedIteration:
         names = (prefix + name.removeprefix("networks.") for name in self.shapes)
         return {name: part.unflatten(1, shape) for name, part, shape in zip(names, parts, self.shapes.values(), strict=True)}
 
-    def utility(self, networks: Named) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Every seed's agents on their own copies: (obs, memory) of all seeds' copies in a row -> outputs and memory."""
+    def act(self, utility: Named, obs: Float[Tensor, "env agent obs"], memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Every seed's agents on their own copies, all seeds' copies in a row: outputs and memory. `utility`: as `of_utility` gives it."""
+        seeds, network = len(next(iter(utility.values()))), self.iteration.networks["utility"]
+        of_seed = vmap(lambda parameters, obs, memory: functional_call(network, parameters, (obs, memory)))
+        q, memory = of_seed(utility, obs.unflatten(0, (seeds, -1)), memory.unflatten(0, (seeds, -1)))
+        return q.flatten(0, 1), memory.flatten(0, 1)
+
+    def of_utility(self, networks: Named) -> Named:
+        """The agents' own parameters, as their network names them."""
         start = "networks.utility."
-        own = {name.removeprefix(start): value for name, value in networks.items() if name.startswith(start)}
-        seeds, network = len(next(iter(own.values()))), self.iteration.networks["utility"]
-
-        def act(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-            of_seed = vmap(lambda parameters, obs, memory: functional_call(network, parameters, (obs, memory)))
-            q, memory = of_seed(own, obs.unflatten(0, (seeds, -1)), memory.unflatten(0, (seeds, -1)))
-            return q.flatten(0, 1), memory.flatten(0, 1)
-
-        return act
+        return {name.removeprefix(start): value for name, value in networks.items() if name.startswith(start)}
 
     def plan(self, networks: Named, targets: Named, floats: Tensor, raw: Tensor, scale: Float[Tensor, " seed"]) -> dict[str, Tensor]:
         """Part -> targets (time, seed, env, value) of the whole fresh batches, packed rows (time, seed, env, row)."""
@@ -68,7 +67,7 @@ class StackedIteration:
 
     def step(
         self,
-        stack: Stack,
+        rows: Named,
         floats: Float[Tensor, "time seed window row"],
         raw: Tensor,
         planned: Mapping[str, Tensor],
@@ -76,10 +75,11 @@ class StackedIteration:
         factors: Float[Tensor, " 3"],
         sums: Float[Tensor, "seed name"],
     ) -> None:
-        """One iteration of every seed, written into `stack`; what a loss sums up and the gradient's norm are added to `sums`.
+        """One iteration of every seed, written into `rows` (a stack's); what a loss sums up and the gradient's norm are added to `sums`.
 
         The sum over seeds of their mean losses has each seed's own gradient, since no seed's loss depends on another's parameters.
         """
+        stack = Stack(**rows)
         networks, targets = self.named(stack.networks), self.named(stack.targets, "targets.")
         totals, seen = vmap(self.iteration.loss, in_dims=(0, 0, 1, 1, 1, 0))(networks, targets, floats, raw, dict(planned), scale)
         (gradients,) = torch.autograd.grad(totals.sum(), [stack.networks])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..envs.base import Saved, TeamEnv, View
 from ..envs.randomness import Clock, copy_seeds, mix_seed
-from .capture import COMPILED, EAGER, Choice, decide
+from .capture import COMPILED, EAGER, NO_COMPILER, Choice, decide
 from .checkpoint import Content, check_agents, flatten, unflatten
 from .config import Config
 from .data import Minibatch
@@ -107,9 +107,7 @@ def scripted_policies(env: TeamEnv) -> dict[str, Scripted]:
 class Trainer:
     """All the state of a run in training; `round` moves it, `dump` and `restore` save and bring it back exactly."""
 
-    def __init__(
-        self, config: Config, env: TeamEnv, *, announce: Callable[[str], None] | None = None, replay: Replay | None = None
-    ):
+    def __init__(self, config: Config, env: TeamEnv, *, announce: Callable[[str], None] | None = None, replay: Replay | None = None):
         """`replay`: an empty one to use instead of a new one."""
         self.config, self.env = config, env
         if replay is None:
@@ -132,6 +130,8 @@ class Trainer:
         )
         self.announce = announce or (lambda text: None)
         self.choice = decide(config, env)
+        if self.choice.reason == NO_COMPILER:
+            self.announce(f"compile     off: {NO_COMPILER}")
         self._engine: Engine | None = None
 
     @property
@@ -179,6 +179,7 @@ class Trainer:
         """The captured loop, compiled at the first round; None where this run goes without."""
         if self.choice.engine == COMPILED and self._engine is None:
             engine = Engine(self.config, self.env, self.team, self.learner, self.networks, self.targets, self.optimisers, self.replay)
+            self.announce(f"compiling   collecting and learning ({self.choice.reason}): a minute or two the first time, then seconds")
             try:
                 engine.warm_up(self.carry, self.announce)
             except CaptureFailed as failed:
@@ -191,10 +192,10 @@ class Trainer:
     def _round_captured(self, engine: Engine) -> None:
         """`round` through the captured loop; sums stay on the device until `settle`."""
         replay = self.config.replay
+        rates = {"lr": self._rate(AGENTS), "critic_lr": self._rate(CRITIC)}  # by the env steps done before the round
         self.carry = engine.collect(self.carry, epsilon=self.epsilon, version=self.counters.iterations)
         self._collected(self.replay.newest_rewards())
         scale = self.reward_scale.scale
-        rates = {"lr": self._rate(AGENTS), "critic_lr": self._rate(CRITIC)}
         if replay.sampling == "split":
             planned = engine.plan(scale)
             for _ in range(replay.epochs):
@@ -258,7 +259,7 @@ class Trainer:
                     slow.lerp_(fast, self.config.learner.target_tau)
         self._iterated()
         for part, loss in losses.items():
-            self._count(part, loss, norms[part], context.scale)
+            self._count(part, loss, norms[part], self.reward_scale.scale)
 
     def _iterated(self) -> None:
         """Count an iteration, and copy the networks to their targets where that is due."""

@@ -43,7 +43,7 @@ def random_rollout(generator: torch.Generator) -> Rollout:
     return Rollout(**contents)
 
 
-def own_store(rollout: Rollout, size: int) -> Store:
+def own_store(rollout: Rollout, size: int, *, packed: bool = False) -> Store:
     """Ours."""
     config = ReplayConfig(sampling="uniform", capacity=CAPACITY, num_envs=COPIES, rollout_steps=STEPS, minibatch_size=size)
     spec = make("native/spread").spec
@@ -54,7 +54,10 @@ def own_store(rollout: Rollout, size: int) -> Store:
         return float(STEPS * COPIES)
 
     def sample() -> float:
-        replay.uniform(generator)
+        if packed:
+            replay.rows(replay.uniform_windows(generator), window=1)
+        else:
+            replay.uniform(generator)
         return float(size)
 
     return add, sample
@@ -105,18 +108,18 @@ def measure_add(pace: Pace) -> list[Row]:
 
 
 def measure_sample(size: int, pace: Pace) -> list[Row]:
-    """Sampling minibatches of `size` from full buffers."""
-    return _measure(1, f"replay sample, {size}", size, pace)
+    """Sampling minibatches of `size` from full buffers; packed rows are what the captured loop reads, its graph takes them apart."""
+    return _measure(1, f"replay sample, {size}", size, pace) + _measure(1, f"replay sample, {size}, packed rows", size, pace, packed=True)
 
 
-def _measure(part: int, what: str, size: int, pace: Pace) -> list[Row]:
+def _measure(part: int, what: str, size: int, pace: Pace, *, packed: bool = False) -> list[Row]:
     rollout = random_rollout(torch.Generator().manual_seed(pace.seed))
     here = [name for name in STORES if PEERS[name].is_installed]
     sides: dict[str, Side] = {}
     for name in here:
         for peer, fields in ((name, tensor_fields()), (f"{name}, {len(FIVE)} fields", FIVE)):
             sides[peer] = steady(_often(_filled(STORES[name](rollout, size, fields))[part]))
-    ours = steady(_often(_filled(own_store(rollout, size))[part]))
+    ours = steady(_often(_filled(own_store(rollout, size, packed=packed))[part]))
     notes = {peer: "the same fields" if peer in STORES else f"theirs holds {len(FIVE)} fields, ours all" for peer in sides}
     rows = compare(what, UNIT, ours, sides, pace=pace, notes=notes)
     return rows + [missing(what, name, UNIT, PEERS[name].install) for name in STORES if name not in here]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..seeds import Together
 from ..trainer import Trainer
 from .clock import Pace, Side, steady
 from .rows import Row, compare
@@ -81,12 +82,22 @@ def measure_seeds(make: Callable[[int], Callable[[], float]], counts: Sequence[i
     return _growth("training %s seeds", "%s seed", sides, pace=pace)
 
 
-def seeds_in_turn(algo: str) -> Callable[[int], Callable[[], float]]:
-    """Seeds trained one after another: what seeds trained together have to beat."""
+def seeds_together(algo: str) -> Callable[[int], Callable[[], float]]:
+    """Seeds trained at once in one process (a single one as it always is); small batches, where most of one seed's time is overhead."""
 
     def make(count: int) -> Callable[[], float]:
-        rounds = [rounds_of(warmed(trainer(algo, _split(32), preset="spread", seed=seed))) for seed in range(count)]
-        return lambda: sum(work() for work in rounds)
+        alone = [trainer(algo, _split(1), preset="spread", seed=seed) for seed in range(count)]
+        if count == 1:
+            return rounds_of(warmed(alone[0]))
+        together = Together([each.config for each in alone], alone[0].env)
+        together.round()
+
+        def work() -> float:
+            before = together.lead.counters.env_steps
+            together.round()
+            return float(count * (together.lead.counters.env_steps - before))
+
+        return work
 
     return make
 

@@ -17,7 +17,7 @@ from ...envs.base import View
 from ...envs.randomness import POLICY, Clock, copy_seeds
 from ...envs.registry import make
 from ..capture import captured
-from ..engine import contiguous
+from ..engine import owned
 from ..exploration import uniform_policy
 from .child import Child, SideFailed
 from .clock import Pace, Side, Turn, cpu_seconds, steady
@@ -36,7 +36,7 @@ def stepper(task: str, copies: int, *, seed: int = 0, compiled: bool = False, **
     state, view = env.reset(copy_seeds(seed, copies))
     step: Callable[..., Any] = env.step
     if compiled:
-        state = contiguous(state)
+        state = owned(state)
         step = capture_step(env, state, torch.zeros(copies, env.spec.num_agents, dtype=torch.int64))
     if not bool(view.available.all()):
         return _masked_stepper(step, state, view, Clock.start(copy_seeds(seed, copies)))
@@ -58,7 +58,7 @@ def capture_step(env: Any, state: Any, action: Tensor) -> Callable[..., Any]:
 
     def once(state: Any, action: Tensor) -> Any:
         state, step, view = env.step(state, action)
-        return contiguous(state), step, view
+        return owned(state), step, view
 
     step = captured(once)
     with torch.no_grad():

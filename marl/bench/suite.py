@@ -64,7 +64,7 @@ def measurements(sizes: Sizes, seed: int) -> Iterator[tuple[str, Callable[[], li
     yield "training with more copies", partial(scaling.measure_copies, sizes.algos[-1], sizes.env_copies, pace)
     yield "training with more agents", partial(scaling.measure_agents, "vdn", sizes.agents, pace)
     if sizes.seeds:
-        yield "training several seeds", partial(scaling.measure_seeds, scaling.seeds_in_turn("vdn"), sizes.seeds, pace)
+        yield "training several seeds", partial(scaling.measure_seeds, scaling.seeds_together("vdn"), sizes.seeds, pace)
     yield "memory", partial(scaling.measure_memory, "native/spread", sizes.algos[0], sizes.memory_rounds)
 
 

@@ -26,7 +26,7 @@ AGENTS, CRITIC = "agents", "critic"
 class Context:
     """What a loss depends on besides networks and data."""
 
-    scale: float = 1.0
+    scale: float | Tensor = 1.0
     """Rewards are divided by it."""
     epsilon: float = 0.0
     """Exploration of the policy as it stands."""

@@ -80,7 +80,7 @@ class ValueLearner:
     def report(self, line: dict[str, Any]) -> dict[str, Any]:
         return line
 
-    def prepare(self, networks: nn.ModuleDict, targets: nn.ModuleDict, batch: Rollout, scale: float) -> Tensor | None:
+    def prepare(self, networks: nn.ModuleDict, targets: nn.ModuleDict, batch: Rollout, scale: float | Tensor) -> Tensor | None:
         """Memoryless agents on a split batch get returns over the whole batch; recurrent ones inside their windows."""
         if self.config.replay.sampling != "split" or utility_of(networks).memory_dim:
             return None
@@ -88,7 +88,13 @@ class ValueLearner:
 
     @torch.no_grad()
     def returns(
-        self, networks: nn.ModuleDict, targets: nn.ModuleDict, minibatch: Minibatch, *, scale: float, unrolled: Unrolled | None = None
+        self,
+        networks: nn.ModuleDict,
+        targets: nn.ModuleDict,
+        minibatch: Minibatch,
+        *,
+        scale: float | Tensor,
+        unrolled: Unrolled | None = None,
     ) -> Float[Tensor, "time env value"]:
         """The targets y, in units of reward / scale; `unrolled` is what the live network's unroll over the window gave, if at hand."""
         steps = after_burn_in(minibatch)
@@ -119,7 +125,13 @@ class ValueLearner:
         return next_utilities(utility, minibatch, None if unrolled is None else unrolled[1])
 
     def loss(
-        self, networks: nn.ModuleDict, targets: nn.ModuleDict, minibatch: Minibatch, *, target: Tensor | None = None, scale: float = 1.0
+        self,
+        networks: nn.ModuleDict,
+        targets: nn.ModuleDict,
+        minibatch: Minibatch,
+        *,
+        target: Tensor | None = None,
+        scale: float | Tensor = 1.0,
     ) -> Loss:
         minibatch = without_padding(minibatch)
         steps = after_burn_in(minibatch)

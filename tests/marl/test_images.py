@@ -162,7 +162,7 @@ def test_a_state_that_is_the_observations_is_not_stored_and_comes_back_number_fo
     rollout, _, _ = collect(env, begin(env, team, copy_seeds(0, 2)), team, epsilon=1.0, steps=12)
     replay = Replay(config, example_rollout(env.spec), state_is_obs=True)
     assert not {"state", "next_state"} & {
-        item.name for item in [*replay.layout.bytes, *(item for block in replay.layout.blocks for item in block.fields)]
+        item.name for item in (item for block in (replay.layout.bytes, *replay.layout.blocks) for item in block.fields)
     }
     replay.add(rollout)
     for name in ("obs", "state", "next_obs", "next_state", "reward"):

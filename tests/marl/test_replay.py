@@ -201,7 +201,7 @@ def test_a_replay_that_does_not_fit_is_refused_with_the_numbers_before_anything_
 
 def test_bytes_are_stored_raw():
     layout = Layout(rollout(1, 1, dtype=torch.uint8))
-    assert [item.name for item in layout.bytes] == ["obs", "next_obs"]
+    assert [item.name for item in layout.bytes.fields] == ["obs", "next_obs"]
     assert layout.byte_width == 2 * AGENTS * OBS
 
 
