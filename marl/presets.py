@@ -49,6 +49,20 @@ _GAME_REPLAY = {"sampling": "uniform", "minibatch_size": 64, "replay_ratio": 2}
 _FROM_REPLAY = {"sampling": "uniform", "window": 8, "minibatch_size": 512, "replay_ratio": 2}
 _OFF_POLICY = {"target": "soft", "target_tau": 0.01, "td_lambda": 0.8, "lr": 5e-4, "lr_decay": "linear"}
 
+_SPREAD: dict[str, Any] = {
+    "steps": 2_000_000,
+    "learner": _PQN | {"gamma": 0.9, "td_lambda": 0.9, "lr": 3e-3},
+    "exploration": {"end": 0.02, "fraction": 0.1},
+    "replay": _SPLIT,
+}
+_FORAGING: dict[str, Any] = {
+    "steps": 3_000_000,
+    "learner": _PQN | {"gamma": 0.97, "td_lambda": 0.7, "lr": 1e-3},
+    "exploration": {"end": 0.05, "fraction": 0.3},
+    "env": {"relative_obs": True},
+    "replay": _SPLIT,
+}
+
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "replay": (
         "few env steps: uniform replay, every step learned from eight times, lambda returns inside windows of 8; for Python environments",
@@ -74,23 +88,25 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "replay": _SPLIT,
         },
     ),
-    "spread": (
-        "pqn tuned on native spread",
-        {
-            "steps": 2_000_000,
-            "learner": _PQN | {"gamma": 0.9, "td_lambda": 0.9, "lr": 3e-3},
-            "exploration": {"end": 0.02, "fraction": 0.1},
-            "replay": _SPLIT,
-        },
+    "spread": ("pqn tuned on native spread", _SPREAD),
+    "foraging": ("pqn tuned on native foraging 8x8-2p-3f", _FORAGING),
+    "spread-vdn": (
+        "spread, VDN: every batch learned from four times (docs/presets.md)",
+        _SPREAD | {"task": "native/spread", "algo": "vdn", "steps": 4_000_000, "replay": _SPLIT | {"epochs": 4}},
     ),
-    "foraging": (
-        "pqn tuned on native foraging 8x8-2p-3f",
-        {
-            "steps": 3_000_000,
-            "learner": _PQN | {"gamma": 0.97, "td_lambda": 0.7, "lr": 1e-3},
-            "exploration": {"end": 0.05, "fraction": 0.3},
-            "env": {"relative_obs": True},
-            "replay": _SPLIT,
+    "spread-qmix": (
+        "spread, QMIX, longer (docs/presets.md)",
+        _SPREAD | {"task": "native/spread", "algo": "qmix", "steps": 5_000_000},
+    ),
+    "foraging-vdn": (
+        "foraging, VDN: twice the rate, every batch learned from four times (docs/presets.md)",
+        _FORAGING
+        | {
+            "task": "native/foraging-8x8-2p-3f",
+            "algo": "vdn",
+            "steps": 2_000_000,
+            "learner": _FORAGING["learner"] | {"lr": 2e-3},
+            "replay": _SPLIT | {"epochs": 4},
         },
     ),
     "images": (

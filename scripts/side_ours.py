@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import torch
+from teamcredit.marl.allocator import keep_freed_memory
 from teamcredit.marl.bench.child import serve
 from teamcredit.marl.bench.clock import Side, steady
 from teamcredit.marl.bench.scaling import rounds_of, warmed
@@ -17,6 +18,7 @@ from teamcredit.marl.bench.updates import bare, one_update, products, trainer
 def make(mode: str, task: str, algo: str, options: dict[str, Any]) -> tuple[Side, dict[str, Any]]:
     """The side after its first iteration."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the command line does
     learning = warmed(trainer(algo, options, task=task))
     facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "engine": learning.choice.engine}
     if mode == "train":
