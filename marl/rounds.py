@@ -67,7 +67,7 @@ class Rounds:
     def after_round(self) -> None:
         """What is due after a round of the trainer; Diverged where a gradient is not finite."""
         trainer, config = self.trainer, self.config
-        if self._is_due("checked", max(self.every // 10, 1)):
+        if self._is_due("checked", min(max(self.every // 10, 1), config.checkpoint.every or self.every)):  # before anything is saved
             trainer.settle()
         if not all(math.isfinite(value) for name, value in trainer.sums.values.items() if name.endswith("grad_norm")):
             raise Diverged(trainer.counters.env_steps)
