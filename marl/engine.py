@@ -6,7 +6,6 @@ Weights and moments are changed where they lie, so checkpoints, evaluations and 
 
 import time
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -19,12 +18,13 @@ from .functional import Moments, factors
 from .kernels import gru_library
 from .learners.base import AGENTS, Learner
 from .policies import Team
-from .pure import Iteration, Totals, Weights, collect_step, write_into
+from .pure import Iteration, Totals, Weights, collect_step, map_tree, write_into
 from .recurrence import can_be_fast
 from .replay import Replay, Windows, cut
 from .rollout import Carry
 
 GUARDED_CALLS = 20
+"""Captured calls whose inputs are still compared with those compiled for."""
 
 
 class CaptureFailed(RuntimeError):
@@ -68,31 +68,35 @@ class Engine:
     @torch.no_grad()
     def warm_up(self, carry: Carry, say: Callable[[str], None]) -> None:
         """Compile everything, changing nothing; CaptureFailed says what the compiler said."""
-        replay = self.config.replay
+        held = owned(self._weights)
         try:
-            quicken(self._iteration)
-            began = time.monotonic()
-            self._carry = owned(carry)
-            _, floats, raw = self._step(self._carry, self._totals, *self._collecting(1.0, 0))
-            write_into(self._carry, carry)
-            say(f"compiled    collecting, {time.monotonic() - began:.0f} s")
-            began = time.monotonic()
-            planned: dict[str, Tensor] = {}
-            if replay.sampling == "split":
-                batch = floats.new_zeros(replay.rollout_steps, *floats.shape), raw.new_zeros(replay.rollout_steps, *raw.shape)
-                planned = self._plan(self._weights.networks, self._weights.targets, *batch, torch.ones(()))
-            held = owned(self._weights)
-            for windows in self._example_windows():
-                rows = self.replay.rows(windows, window=replay.window, burn_in=replay.burn_in)
-                own = self.replay.of_windows(windows, planned)
-                self._label(rows, own)
-                with torch.enable_grad():
-                    self._iterate(self._weights, *rows, own, self._numbers(1.0, 0.0, 0.0), self._sums)
+            self._try_once(carry, say)
+        except RuntimeError as error:  # torch's compilers raise subclasses of it without one of their own in common
+            quicken(self._iteration, fast=False)
+            raise CaptureFailed(str(error).strip().partition("\n")[0]) from error
+        finally:
             write_into(self._weights, held)
             self._sums.zero_()
-            say(f"compiled    learning, {time.monotonic() - began:.0f} s")
-        except RuntimeError as error:  # torch's compilers raise subclasses of it without one of their own in common
-            raise CaptureFailed(str(error).strip().partition("\n")[0]) from error
+
+    def _try_once(self, carry: Carry, say: Callable[[str], None]) -> None:
+        """Every graph once, which compiles it; weights and sums are changed."""
+        replay, began = self.config.replay, time.monotonic()
+        quicken(self._iteration)
+        self._carry = owned(carry)
+        _, floats, raw = self._step(self._carry, self._totals, *self._collecting(1.0, 0))
+        write_into(self._carry, carry)
+        say(f"compiled    collecting, {time.monotonic() - began:.0f} s")
+        began, planned = time.monotonic(), dict[str, Tensor]()
+        if replay.sampling == "split":
+            batch = floats.new_zeros(replay.rollout_steps, *floats.shape), raw.new_zeros(replay.rollout_steps, *raw.shape)
+            planned = self._plan(self._weights.networks, self._weights.targets, *batch, torch.ones(()))
+        for windows in self._example_windows():
+            rows = self.replay.rows(windows, window=replay.window, burn_in=replay.burn_in)
+            own = self.replay.of_windows(windows, planned)
+            self._label(rows, own)
+            with torch.enable_grad():
+                self._iterate(self._weights, *rows, own, self._numbers(1.0, 0.0, 0.0), self._sums)
+        say(f"compiled    learning, {time.monotonic() - began:.0f} s")
 
     def collect(self, carry: Carry, *, epsilon: float, version: int) -> Carry:
         """`rollout_steps` env steps in every copy, straight into the replay. The carry that comes back is overwritten by the next call."""
@@ -181,12 +185,13 @@ class Engine:
         self._sums = torch.zeros(len(self._labels), dtype=torch.float64)
 
 
-def quicken(module: nn.Module) -> None:
-    """Recurrent cells go through our own loops from here on."""
+def quicken(module: nn.Module, *, fast: bool = True) -> None:
+    """Recurrent cells go through our own loops from here on, or no longer."""
     for cell in module.modules():
         if isinstance(cell, GRUCell) and can_be_fast(cell.of_memory.weight):
-            gru_library()
-            cell.fast = True
+            if fast:
+                gru_library()
+            cell.fast = fast
 
 
 def owned(tree: Any) -> Any:
@@ -194,9 +199,4 @@ def owned(tree: Any) -> Any:
 
     A graph is captured for its inputs' strides (of axes of length 1 too) and for which of them are one tensor: those never change here.
     """
-    if isinstance(tree, Tensor):
-        return tree.detach().clone(memory_format=torch.contiguous_format)
-    if isinstance(tree, dict):
-        return {name: owned(value) for name, value in tree.items()}
-    assert is_dataclass(tree), tree
-    return type(tree)(**{item.name: owned(getattr(tree, item.name)) for item in fields(tree)})  # type: ignore[misc]
+    return map_tree(lambda value: value.detach().clone(memory_format=torch.contiguous_format), tree)

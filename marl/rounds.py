@@ -67,10 +67,9 @@ class Rounds:
     def after_round(self) -> None:
         """What is due after a round of the trainer; Diverged where a gradient is not finite."""
         trainer, config = self.trainer, self.config
-        if self._is_due("checked", min(max(self.every // 10, 1), config.checkpoint.every or self.every)):  # before anything is saved
+        if self._is_due("checked", max(self.every // 10, 1)):
             trainer.settle()
-        if not all(math.isfinite(value) for name, value in trainer.sums.values.items() if name.endswith("grad_norm")):
-            raise Diverged(trainer.counters.env_steps)
+        self._refuse_infinite()
         self._tell("progress", epsilon=trainer.epsilon)
         if self._is_due("logged", max(self.every // 10, 1)):
             self.logbook.write({"event": "train", **trainer.metrics()})
@@ -130,9 +129,15 @@ class Rounds:
         )  # fmt: skip
         return result
 
+    def _refuse_infinite(self) -> None:
+        """Diverged where a gradient that was summed up is not finite."""
+        if not all(math.isfinite(value) for name, value in self.trainer.sums.values.items() if name.endswith("grad_norm")):
+            raise Diverged(self.trainer.counters.env_steps)
+
     def save(self) -> None:
-        """A checkpoint of the run as it stands."""
+        """A checkpoint of the run as it stands; Diverged, with nothing written, where a gradient before it was not finite."""
         content, root = self.trainer.dump(), self.folder / "checkpoints"
+        self._refuse_infinite()
         extra = {"marks": dict(self.marks), "metrics_bytes": self.logbook.flush(), "seconds": self.logbook.seconds}
         checkpoints.save(root, self.trainer.counters.env_steps, Content({"trainer": content.meta, **extra}, content.groups))
         checkpoints.drop_replays(root, self.config.checkpoint.replay)

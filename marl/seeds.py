@@ -241,6 +241,7 @@ class Together:
         except RuntimeError as error:  # torch's compilers raise subclasses of it without one of their own in common
             reason = str(error).strip().partition("\n")[0]
             self._set_eager()
+            quicken(self.iteration.iteration, fast=False)
             self.announce(f"compile     failed, so the run goes on without it: {reason}")
             for trainer in self.trainers:
                 trainer.choice = Choice(EAGER, f"torch.compile failed ({reason})")

@@ -34,7 +34,7 @@ for section in "${sections[@]}"; do
             python scripts/critic_credit.py "$MARL_RUNS"/critic-{spread,foraging}/seed-* "$MARL_RUNS/critic-two-step" --reference random
             ;;
         shapes) python scripts/every_shape.py --out "$MARL_RUNS/shapes" ;;
-        workers) python -W ignore scripts/bench_workers.py ;;
+        workers) python -W ignore scripts/bench_workers.py burning:doze burning:burn sisl/pursuit-v5 --turns 3 --seconds 1 ;;
         *) echo "no section $section: two-step, spread, foraging, lbf, lazy, speed, coma, critic, shapes, workers" >&2; exit 2 ;;
     esac
 done
