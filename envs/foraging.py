@@ -25,6 +25,7 @@ from .foraging_board import Cells, compact, lowest_sum, spawn_food, spawn_player
 from .foraging_policy import greedy_forager
 from .native import NativeEnv, Outcome
 from .randomness import RESET, Clock, split, uniform
+from .tracing import in_one_graph
 
 ACTION_NAMES = ("noop", "north", "south", "west", "east", "load")
 _LOAD = 5
@@ -226,7 +227,7 @@ class Foraging(NativeEnv[ForagingTask]):
         agent_reward = self._pay(loading, loaded, strength, player_level, food_level, task.food_spawned)
 
         foods = task.foods
-        if torch.compiler.is_compiling() or loaded.any():  # in one graph there is no branch
+        if in_one_graph() or loaded.any():  # in one graph there is no branch
             foods = compact(foods, (food_level > 0) & ~loaded)
             towards = towards & ~loaded[:, None, :, None]
         terminated = foods[:, 0, 2] == 0

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .base import Saved, Step, TeamSpec, View
 from .randomness import Clock
+from .tracing import in_one_graph
 
 Task = TypeVar("Task")
 
@@ -84,7 +85,7 @@ class NativeEnv(ABC, Generic[Task]):
     def step(
         self, state: NativeState[Task], action: Int[Tensor, "env agent"], *, autoreset: bool = True
     ) -> tuple[NativeState[Task], Step, View]:
-        if autoreset and torch.compiler.is_compiling():
+        if autoreset and in_one_graph():
             return self._step_in_one_graph(state, action)
         task, outcome = self.advance(state.task, action, state.clock)
         clock = state.clock.tick()

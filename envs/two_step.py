@@ -58,7 +58,7 @@ class TwoStep(NativeEnv[TwoStepTask]):
         return TwoStepTask(torch.where(ended, task.place, first + 1)), outcome
 
     def observe(self, task: TwoStepTask) -> View:
-        state = torch.nn.functional.one_hot(task.place, 3).float()
+        state = (task.place.unsqueeze(-1) == torch.arange(3, device=task.place.device)).float()
         everyone = torch.ones(len(state), 2, dtype=torch.bool, device=state.device)
         return View(
             obs=state.unsqueeze(1).expand(-1, 2, -1),

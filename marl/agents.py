@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..envs.base import TeamSpec
+from ..envs.tracing import in_one_graph
 from .config import NetworkConfig
 from .encoders import ImageEncoder, image_shape
 from .recurrence import unroll
@@ -19,6 +20,8 @@ from .recurrence import unroll
 
 def linear(x: Float[Tensor, "*batch inputs"], weight: Tensor, bias: Tensor | None = None) -> Float[Tensor, "*batch outputs"]:
     """x W^T + b as one matrix product whatever the strides of `x` (a view into packed rows would become a product per row)."""
+    if bias is not None and in_one_graph():  # a compiler adds it on the way; within the product it would cost a copy
+        return linear(x, weight) + bias
     return F.linear(x.reshape(-1, x.shape[-1]), weight, bias).unflatten(0, x.shape[:-1])
 
 
@@ -73,7 +76,7 @@ class AgentNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch agent features"]) -> Float[Tensor, "*batch agent features"]:
         width = self.weight.shape[-1:]
-        if torch.compiler.is_compiling():
+        if in_one_graph():
             return layer_norm(x) * self.weight + self.bias
         if self.weight.dim() == 1:
             return F.layer_norm(x, width, self.weight, self.bias)
@@ -91,11 +94,8 @@ class GRUCell(nn.Module):
         """Windows by the C++ loops (recurrence.py) instead of torch's operations; the captured loop sets it."""
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        return self.step(self.of_input(x), memory)
-
-    def step(self, projected: Tensor, memory: Tensor) -> Tensor:
-        """One update from an already projected input (a window's inputs are projected all at once)."""
-        in_reset, in_update, in_new = projected.chunk(3, -1)
+        """One update."""
+        in_reset, in_update, in_new = self.of_input(x).chunk(3, -1)
         of_reset, of_update, of_new = self.of_memory(memory).chunk(3, -1)
         reset, update = torch.sigmoid(in_reset + of_reset), torch.sigmoid(in_update + of_update)
         new = torch.tanh(in_new + reset * of_new)
@@ -103,19 +103,19 @@ class GRUCell(nn.Module):
 
     def unroll(
         self,
-        projected: Float[Tensor, "time env agent gates"],
+        x: Float[Tensor, "time env agent input"],
         keep: Bool[Tensor, "time env"],
         memory: Float[Tensor, "env agent hidden"],
     ) -> Float[Tensor, "time env agent hidden"]:
         """The memory after each step of a window; before a step that does not `keep` it, it is set to zero."""
-        weight, bias, agents = self.of_memory.weight, self.of_memory.bias, projected.shape[2]
-        kept = keep.to(projected.dtype)
+        weights = self.of_input.weight, self.of_memory.weight, self.of_input.bias, self.of_memory.bias
+        agents, kept = x.shape[2], keep.to(x.dtype)
         if self.of_memory.share:
-            rows, kept = projected.flatten(1, 2).unsqueeze(0), kept.repeat_interleave(agents, 1)[None, ..., None]
-            one_set = (memory.flatten(0, 1).unsqueeze(0), weight.unsqueeze(0), bias.unsqueeze(0))
+            rows, kept = x.flatten(1, 2).unsqueeze(0), kept.repeat_interleave(agents, 1)[None, ..., None]
+            one_set = (memory.flatten(0, 1).unsqueeze(0), *(weight.unsqueeze(0) for weight in weights))
             return unroll(rows, kept, *one_set, fast=self.fast)[0].unflatten(1, (-1, agents))
         kept = kept[None, ..., None].expand(agents, -1, -1, -1)
-        return unroll(projected.permute(2, 0, 1, 3), kept, memory.transpose(0, 1), weight, bias, fast=self.fast).permute(1, 2, 0, 3)
+        return unroll(x.permute(2, 0, 1, 3), kept, memory.transpose(0, 1), *weights, fast=self.fast).permute(1, 2, 0, 3)
 
 
 class UtilityNetwork(nn.Module):
@@ -177,7 +177,7 @@ class UtilityNetwork(nn.Module):
 
     def _remember(self, obs: Tensor, episode_start: Tensor, memory: Tensor) -> Tensor:
         assert self.cell is not None
-        return self.cell.unroll(self.cell.of_input(self.features(obs)), ~episode_start, memory)
+        return self.cell.unroll(self.features(obs), ~episode_start, memory)
 
 
 def utility_network(config: NetworkConfig, spec: TeamSpec) -> UtilityNetwork:

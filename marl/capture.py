@@ -1,14 +1,10 @@
 """Whether a run's loop is captured by a compiler (`--compile auto|on|off`), and what cannot be.
 
-torch.compile makes one graph of an env step in every copy and one of an iteration. That takes a C++ compiler and some
-tens of seconds once per machine and configuration (torch keeps the result on disk), so `auto` captures long runs only.
+An env step in every copy, a batch's targets and an iteration become one graph each (marl/graphs.py). That takes a C++ compiler and
+some tens of seconds once per machine and configuration (the result is kept on disk), so `auto` captures long runs only.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
 
 from ..envs.base import TeamEnv
 from ..envs.native import NativeEnv
@@ -73,15 +69,3 @@ def iterations_per_round(config: Config) -> float:
         return float(replay.epochs)
     looks = replay.epochs if replay.sampling == "split" else replay.replay_ratio
     return looks * replay.batch / replay.minibatch_size
-
-
-def captured(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as one graph, compiled at its first call; its inputs' shapes and strides must never change."""
-    torch._dynamo.config.trace_autograd_ops = True  # an iteration's gradient is a part of its graph
-    # Random numbers are long chains of integer operations: kept short, they are compiled in half the time.
-    return torch.compile(
-        function,
-        fullgraph=True,
-        dynamic=False,
-        options={"realize_opcount_threshold": 12, "size_asserts": False, "alignment_asserts": False},
-    )

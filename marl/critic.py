@@ -56,16 +56,11 @@ class CounterfactualCritic(nn.Module):
         if self.cell is None:
             return self.features(state[burn_in:], obs[burn_in:])
         memory = torch.zeros(obs.shape[1], self.num_agents, self.memory_dim, device=obs.device)
-        keep = (~episode_start).to(memory.dtype)[..., None, None]
-        with torch.no_grad():
-            for t in range(burn_in):
-                memory = self.cell(self.features(state[t], obs[t]), memory * keep[t])
-        projected = self.cell.of_input(self.features(state[burn_in:], obs[burn_in:]))
-        memories = []
-        for t, row in enumerate(projected, start=burn_in):
-            memory = self.cell.step(row, memory * keep[t])
-            memories.append(memory)
-        return torch.stack(memories)
+        keep = ~episode_start
+        if burn_in:
+            with torch.no_grad():
+                memory = self.cell.unroll(self.features(state[:burn_in], obs[:burn_in]), keep[:burn_in], memory)[-1]
+        return self.cell.unroll(self.features(state[burn_in:], obs[burn_in:]), keep[burn_in:], memory)
 
     def rows(
         self, features: Float[Tensor, "*batch agent hidden"], action: Int[Tensor, "*batch agent"], acting: Bool[Tensor, "*batch agent"]

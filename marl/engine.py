@@ -10,21 +10,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .agents import GRUCell
-from .capture import captured
 from .config import Config
 from .functional import Moments, factors
+from .graphs import compiled
 from .kernels import gru_library
 from .learners.base import AGENTS, Learner
 from .policies import Team
-from .pure import Iteration, Totals, Weights, collect_step, map_tree, write_into
+from .pure import Iteration, Totals, Weights, collect_step
 from .recurrence import can_be_fast
 from .replay import Replay, Windows, cut
 from .rollout import Carry
-
-GUARDED_CALLS = 20
-"""Captured calls whose inputs are still compared with those compiled for."""
+from .trees import owned, write_into
 
 
 class CaptureFailed(RuntimeError):
@@ -45,7 +44,7 @@ class Engine:
         optimisers: dict[str, torch.optim.Optimizer],
         replay: Replay,
     ):
-        self.config, self.learner, self.optimisers, self.replay = config, learner, optimisers, replay
+        self.config, self.env, self.team, self.learner, self.optimisers, self.replay = config, env, team, learner, optimisers, replay
         self._iteration = Iteration(config, learner, networks, targets, replay.layout)
         self._parameters = dict(self._iteration.named_parameters())
         self._weights = Weights(
@@ -54,92 +53,89 @@ class Engine:
             moments=self._bind_moments(),
         )
         self._steps_taken = self._count_steps()
-        self._calls = 0
-        self._carry: Carry | None = None
         self._totals, self._sums, self._labels = Totals.zero(), torch.zeros(0), list[str]()
+        self._epsilon, self._version = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
 
-        def step(carry: Carry, totals: Totals, epsilon: Tensor, version: Tensor) -> tuple[Totals, Tensor, Tensor]:
-            new, totals, floats, raw = collect_step(env, team, replay.layout, learner.explore, carry, totals, epsilon, version)
-            write_into(carry, owned(new))  # owned: a task may hand on a tensor of its last moment under another name
-            return totals, floats, raw  # not written in place: torch 2.13 loses what a graph writes into a float64 without axes
-
-        self._step, self._plan, self._iterate = captured(step), captured(self._iteration.plan), captured(self._iteration.step)
-
-    @torch.no_grad()
     def warm_up(self, carry: Carry, say: Callable[[str], None]) -> None:
         """Compile everything, changing nothing; CaptureFailed says what the compiler said."""
-        held = owned(self._weights)
         try:
-            self._try_once(carry, say)
-        except RuntimeError as error:  # torch's compilers raise subclasses of it without one of their own in common
+            self._compile(carry, say)
+        except (RuntimeError, OSError) as error:  # torch's compilers raise subclasses of the first without one of their own in common
             quicken(self._iteration, fast=False)
             raise CaptureFailed(str(error).strip().partition("\n")[0]) from error
-        finally:
-            write_into(self._weights, held)
-            self._sums.zero_()
 
-    def _try_once(self, carry: Carry, say: Callable[[str], None]) -> None:
-        """Every graph once, which compiles it; weights and sums are changed."""
+    def _compile(self, carry: Carry, say: Callable[[str], None]) -> None:
         replay, began = self.config.replay, time.monotonic()
         quicken(self._iteration)
         self._carry = owned(carry)
-        _, floats, raw = self._step(self._carry, self._totals, *self._collecting(1.0, 0))
-        write_into(self._carry, carry)
+        utility = {name: self._weights.networks[f"networks.utility.{name}"].detach() for name, _ in self.team.utility.named_parameters()}
+        collecting = (self._carry, self._totals, utility, self._epsilon, self._version)
+        step = compiled(self._step_in_every_copy, *collecting)
+        self._collect: Callable[[], tuple[Tensor, Tensor]] = step.bind(*collecting)
         say(f"compiled    collecting, {time.monotonic() - began:.0f} s")
         began, planned = time.monotonic(), dict[str, Tensor]()
         if replay.sampling == "split":
-            batch = floats.new_zeros(replay.rollout_steps, *floats.shape), raw.new_zeros(replay.rollout_steps, *raw.shape)
-            planned = self._plan(self._weights.networks, self._weights.targets, *batch, torch.ones(()))
+            slow = self._iteration.plan, self._weights.networks, self._weights.targets
+            batch = [rows.new_zeros(replay.rollout_steps, *rows.shape[1:]) for rows in (self.replay.floats, self.replay.raw)]
+            plan = compiled(*slow, *batch, torch.ones(()))
+            self._plan: Callable[..., dict[str, Tensor]] = plan.bind(*slow[1:])
+            planned = self._iteration.plan(*slow[1:], *batch, torch.ones(()))
+        self._iterations: dict[int, Callable[..., Any]] = {}
         for windows in self._example_windows():
             rows = self.replay.rows(windows, window=replay.window, burn_in=replay.burn_in)
             own = self.replay.of_windows(windows, planned)
-            self._label(rows, own)
-            with torch.enable_grad():
-                self._iterate(self._weights, *rows, own, self._numbers(1.0, 0.0, 0.0), self._sums)
+            if not self._labels:
+                self._label(rows, own)
+            iteration = compiled(self._iteration.step, self._weights, self._sums, *rows, own, self._numbers(1.0, 0.0, 0.0))
+            self._iterations[len(windows[0])] = iteration.bind(self._weights, self._sums)
         say(f"compiled    learning, {time.monotonic() - began:.0f} s")
+
+    def _step_in_every_copy(
+        self, carry: Carry, totals: Totals, utility: dict[str, Tensor], epsilon: Tensor, version: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        def agents(obs: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+            return functional_call(self.team.utility, utility, (obs, memory))
+
+        new_carry, new_totals, floats, raw = collect_step(
+            self.env, self.team, self.replay.layout, self.learner.explore, carry, totals, epsilon, version, agents
+        )
+        write_into((carry, totals), owned((new_carry, new_totals)))  # owned: a task may hand on a tensor under another name
+        return floats, raw
 
     def collect(self, carry: Carry, *, epsilon: float, version: int) -> Carry:
         """`rollout_steps` env steps in every copy, straight into the replay. The carry that comes back is overwritten by the next call."""
-        assert self._carry is not None, "warm_up comes first"
         if carry is not self._carry:
             write_into(self._carry, carry)
-        numbers = self._collecting(epsilon, version)
-        with torch.no_grad(), self._guards():
+        self._epsilon.fill_(epsilon)
+        self._version.fill_(version)
+        with torch.no_grad():
             for _ in range(self.config.replay.rollout_steps):
-                self._totals, *rows = self._step(self._carry, self._totals, *numbers)
-                self.replay.put(*rows)
+                self.replay.put(*self._collect())
         return self._carry
 
     def plan(self, scale: float) -> dict[str, Tensor]:
         """Part -> targets of the whole fresh batch."""
-        with torch.no_grad(), self._guards():
-            return self._plan(self._weights.networks, self._weights.targets, *self.replay.newest_rows(), torch.tensor(scale))
+        with torch.no_grad():
+            return self._plan(*self.replay.newest_rows(), torch.tensor(scale))
 
     def iterate(self, windows: Windows, planned: dict[str, Tensor], *, scale: float, lr: float, critic_lr: float) -> None:
         """One gradient step of every part on these windows."""
         replay = self.config.replay
-        with torch.no_grad(), self._guards():
+        with torch.no_grad():
             rows = self.replay.rows(windows, window=replay.window, burn_in=replay.burn_in)
             self._steps_taken += 1
-            numbers = self._numbers(scale, lr, critic_lr)
-            with torch.enable_grad():
-                self._iterate(self._weights, *rows, planned, numbers, self._sums)
+            self._iterations[len(windows[0])](*rows, planned, self._numbers(scale, lr, critic_lr))
 
     def settle(self) -> tuple[dict[str, float], tuple[float, float, float]]:
         """Sums since the last call, by name, and the episodes' (number, returns, lengths): the only place that waits for the device."""
         sums = dict(zip(self._labels, self._sums.tolist(), strict=True))
         episodes = self._totals.episodes.item(), self._totals.returns.item(), self._totals.lengths.item()
         self._sums.zero_()
-        self._totals = Totals.zero()
+        write_into(self._totals, Totals.zero())
         for optimiser in self.optimisers.values():
             for state in optimiser.state.values():
                 state["step"].fill_(self._steps_taken)
         return sums, episodes
-
-    def _guards(self) -> Any:
-        """Shapes, strides and the weights' places never change in a run: after its first rounds a captured call need not check them."""
-        self._calls += 1
-        return torch.compiler.set_stance("default", skip_guard_eval_unsafe=self._calls > GUARDED_CALLS)
 
     def _bind_moments(self) -> Moments:
         """The optimisers' own moments by our names (zeros where no step was taken yet)."""
@@ -155,9 +151,6 @@ class Engine:
 
     def _count_steps(self) -> int:
         return max(int(state["step"]) for optimiser in self.optimisers.values() for state in optimiser.state.values())
-
-    def _collecting(self, epsilon: float, version: int) -> tuple[Tensor, Tensor]:
-        return torch.tensor(epsilon, dtype=torch.float64), torch.tensor(version)
 
     def _numbers(self, scale: float, lr: float, critic_lr: float) -> Tensor:
         step = max(self._steps_taken, 1)
@@ -188,15 +181,7 @@ class Engine:
 def quicken(module: nn.Module, *, fast: bool = True) -> None:
     """Recurrent cells go through our own loops from here on, or no longer."""
     for cell in module.modules():
-        if isinstance(cell, GRUCell) and can_be_fast(cell.of_memory.weight):
+        if isinstance(cell, GRUCell) and can_be_fast(cell.of_input.weight, cell.of_memory.weight):
             if fast:
                 gru_library()
             cell.fast = fast
-
-
-def owned(tree: Any) -> Any:
-    """A tree of dicts and frozen dataclasses with every tensor in memory of its own, in the plain order of its axes.
-
-    A graph is captured for its inputs' strides (of axes of length 1 too) and for which of them are one tensor: those never change here.
-    """
-    return map_tree(lambda value: value.detach().clone(memory_format=torch.contiguous_format), tree)

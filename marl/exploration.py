@@ -31,9 +31,18 @@ def greedy(q: Float[Tensor, "*batch action"], available: Bool[Tensor, "*batch ac
 
 def uniform_action(number: Float[Tensor, "*batch"], available: Bool[Tensor, "*batch action"]) -> Int[Tensor, "*batch"]:
     """The available action that a number in [0, 1) picks, each equally likely."""
-    rank = available.cumsum(-1)
+    rank = torch.stack(_running_counts(available), -1)
     wanted = (number * rank[..., -1]).to(torch.int64) + 1
     return (rank < wanted.unsqueeze(-1)).sum(-1)
+
+
+def _running_counts(flags: Bool[Tensor, "*batch action"]) -> list[Int[Tensor, "*batch"]]:
+    """`flags.cumsum(-1)`, column by column: sums that a compiler puts into what is around them."""
+    count, counts = torch.zeros_like(flags[..., 0], dtype=torch.int64), []
+    for flag in flags.unbind(-1):
+        count = count + flag
+        counts.append(count)
+    return counts
 
 
 def epsilon_greedy(

@@ -12,12 +12,10 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-_SOURCE = Path(__file__).with_name("gru_scan.cpp")
-_QUICK = ("-fno-math-errno", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-D__FAST_MATH__=1")
-"""The harmless part of -ffast-math, whose other part turns NaNs into numbers, 1 / infinity into NaN, and denormal numbers of the whole
-process into zeros once the library is loaded. glibc asks for the macro before it offers an exponential of 16 numbers at once."""
-_COMPILE = ("-c", "-O3", "-march=native", *_QUICK, "-fopenmp-simd", "-std=c++17", "-fPIC")
-_LINK = ("-shared", "-lm")
+_SOURCE = Path(__file__).with_name("gru_layer.cpp")
+_COMPILE, _LINK = ("-c", "-O3", "-march=native", "-std=c++17", "-fPIC"), ("-shared", "-lm")
+_WIDE = ("avx512f", "-mprefer-vector-width=512")
+"""Processors with vectors of 16 numbers, for which compilers use halves of them unless told otherwise: half the speed."""
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -32,12 +30,12 @@ def find_compiler() -> str | None:
 
 @cache
 def gru_library() -> ctypes.CDLL:
-    """The recurrent unit's loops; BuildFailed says what the compiler said."""
+    """The recurrent layer's loops; BuildFailed says what the compiler said."""
     compiler = find_compiler()
     if compiler is None:
         raise BuildFailed(f"no C++ compiler: none of {', '.join(COMPILERS)} was found")
-    named = repr((compiler, _COMPILE, _LINK, _processor())).encode()
-    target = _folder() / f"gru_scan-{hashlib.sha256(_SOURCE.read_bytes() + named).hexdigest()[:16]}.so"
+    named = repr((compiler, *_flags(), _LINK, processor())).encode()
+    target = cache_folder() / f"gru_layer-{hashlib.sha256(_SOURCE.read_bytes() + named).hexdigest()[:16]}.so"
     if not target.exists():
         _build(compiler, target)
     try:
@@ -54,11 +52,16 @@ def _build(compiler: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             loops, built = Path(scratch) / "loops.o", Path(scratch) / target.name
-            _run([compiler, *_COMPILE, str(_SOURCE), "-o", str(loops)])
+            _run([compiler, *_flags(), str(_SOURCE), "-o", str(loops)])
             _run([compiler, str(loops), "-o", str(built), *_LINK])
             built.replace(target)  # whole or not at all: another process may build it at the same time
     except OSError as error:
         raise BuildFailed(f"{error.filename or target.parent}: {error.strerror or error}") from error
+
+
+def _flags() -> tuple[str, ...]:
+    feature, flag = _WIDE
+    return (*_COMPILE, flag) if feature in processor().split() else _COMPILE
 
 
 def _run(command: list[str]) -> None:
@@ -67,12 +70,12 @@ def _run(command: list[str]) -> None:
         raise BuildFailed(done.stderr.strip().partition("\n")[0] or f"{command[0]} ended with code {done.returncode}")
 
 
-def _folder() -> Path:
+def cache_folder() -> Path:
     """Where built files are kept, as the XDG rules have it."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "teamcredit"
 
 
-def _processor() -> str:
+def processor() -> str:
     """What -march=native depends on."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []

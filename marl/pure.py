@@ -4,7 +4,7 @@
 gradients, clipping, optimiser, slow targets. The plain trainer does the same one call at a time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from .learners.base import Context, Learner, Loss
 from .policies import Team
 from .replay import Layout
 from .rollout import Carry, Utility, advance
+from .trees import write_into
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Totals:
 
     @classmethod
     def zero(cls, *seeds: int) -> "Totals":
-        return cls(*(torch.zeros(seeds, dtype=torch.float64) for _ in range(3)))
+        return cls(*(torch.zeros(seeds or 1, dtype=torch.float64) for _ in range(3)))
 
 
 def collect_step(
@@ -118,18 +119,20 @@ class Iteration(nn.Module):
         total = torch.stack([loss.total / loss.weight.clamp(min=1) for loss in losses.values()]).sum()
         return total, torch.stack([value.to(torch.float64) for value in _sums(losses, scale)])
 
-    def step(self, weights: Weights, floats: Tensor, raw: Tensor, planned: Mapping[str, Tensor], numbers: Tensor, sums: Tensor) -> None:
+    def step(self, weights: Weights, sums: Tensor, floats: Tensor, raw: Tensor, planned: Mapping[str, Tensor], numbers: Tensor) -> tuple[()]:
         """One iteration on packed rows, written into `weights`; what `loss` sums up and the gradients' norms are added to `sums`.
 
         `numbers` (float64): the reward scale, then each part's three `functional.factors`.
         """
-        total, seen = self.loss(weights.networks, weights.targets, floats, raw, planned, numbers[0].to(torch.float32))
-        gradients = torch.autograd.grad(total, list(weights.networks.values()))
+        with torch.enable_grad():
+            total, seen = self.loss(weights.networks, weights.targets, floats, raw, planned, numbers[0].to(torch.float32))
+            gradients = torch.autograd.grad(total, list(weights.networks.values()))
         with torch.no_grad():
             held = Weights({name: value.detach() for name, value in weights.networks.items()}, weights.targets, weights.moments)
             new, norms = self.descend(held, dict(zip(held.networks, gradients, strict=True)), numbers[1:])
             write_into(weights, new)
             sums.add_(torch.cat((seen, norms)))
+        return ()
 
     def descend(self, weights: Weights, gradients: Named, numbers: Tensor) -> tuple[Weights, Float[Tensor, " part"]]:
         """The step of every part's optimiser, with its three `functional.factors` in `numbers`; and the norms before clipping."""
@@ -157,23 +160,3 @@ def _sums(losses: Mapping[str, Loss], scale: Tensor) -> list[Tensor]:
         values += [loss.total.detach() * scale**loss.reward_power, loss.weight.detach()]
         values += [value.detach() for value in loss.metrics.values()]
     return values
-
-
-def map_tree(fn: Callable[..., Tensor], first: Any, *rest: Any) -> Any:
-    """`fn` of the matching tensors of trees of dicts and frozen dataclasses of one shape."""
-    if isinstance(first, Tensor):
-        return fn(first, *rest)
-    if isinstance(first, dict):
-        return {name: map_tree(fn, *(tree[name] for tree in (first, *rest))) for name in first}
-    return type(first)(**{name: map_tree(fn, *(getattr(tree, name) for tree in (first, *rest))) for name in vars(first)})
-
-
-def write_into(old: Any, new: Any) -> None:
-    """Copy the tensors of one tree of dicts and dataclasses into another's of the same shape."""
-    if isinstance(old, Tensor):
-        if new is not old:
-            old.copy_(new)
-        return
-    pairs = old.items() if isinstance(old, dict) else vars(old).items()
-    for name, value in pairs:
-        write_into(value, new[name] if isinstance(old, dict) else getattr(new, name))

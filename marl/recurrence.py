@@ -1,8 +1,8 @@
-"""A gated recurrent unit over a window, with its gradient by hand: one operation for autograd, a compiler and stacked seeds alike.
+"""A gated recurrent layer over a window, with its gradient by hand: one operation for autograd, a compiler and stacked seeds alike.
 
-Per step, with h' = keep_t h_{t-1} (the memory, zero where an episode starts) and g = W h' + b in three parts:
+Per step, with h' = keep_t h_{t-1} (the memory, zero where an episode starts), a = W_x x + b_x and g = W_h h' + b_h in three parts:
 
-    r = sigmoid(x_r + g_r),   z = sigmoid(x_z + g_z),   n = tanh(x_n + r g_n),   h_t = n + z (h' - n)
+    r = sigmoid(a_r + g_r),   z = sigmoid(a_z + g_z),   n = tanh(a_n + r g_n),   h_t = n + z (h' - n)
 
 Backwards, with d = dL/dh_t: everything that does not depend on d is computed for all steps at once; a step then costs a few
 products and one matrix product. Axes: set (of weights: an agent's own, a seed's), time, row, feature.
@@ -18,139 +18,176 @@ from torch import Tensor
 from .kernels import gru_library
 
 
-@torch.library.custom_op("teamcredit::gru_scan", mutates_args=())
-def gru_scan(projected: Tensor, keep: Tensor, start: Tensor, weight: Tensor, bias: Tensor, fast: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Memories (set, time, row, hidden) after each step; the gates r, z, n side by side; and g_n.
+@torch.library.custom_op("teamcredit::gru_layer", mutates_args=())
+def gru_layer(
+    x: Tensor, keep: Tensor, start: Tensor, of_x: Tensor, of_memory: Tensor, bias_x: Tensor, bias_memory: Tensor, fast: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Memories (set, time, row, hidden) after each step; and, to `save` them for a gradient, the gates r, z, n side by side and g_n.
 
-    `projected` (set, time, row, 3 hidden) are the inputs' products, `keep` (set, time, row, 1) is 0 where an episode starts, else 1,
-    `start` (set, row, hidden), `weight` (set, 3 hidden, hidden), `bias` (set, 3 hidden). `fast`: by the C++ loops.
+    `x` (set, time, row, input), `keep` (set, time, row, 1) is 0 where an episode starts, else 1, `start` (set, row, hidden), the weights
+    `of_x` (set, 3 hidden, input) and `of_memory` (set, 3 hidden, hidden) with their biases (set, 3 hidden). `fast`: by the C++ loops.
     """
     if fast:
-        return _fast_forward(projected, keep, start, weight, bias)
-    hidden = projected.shape[-1] // 3
-    memories, of_new = (projected.new_empty(*projected.shape[:-1], hidden) for _ in range(2))
-    gates = torch.empty_like(projected)
-    down, shift, memory = weight.transpose(1, 2), bias.unsqueeze(1), start
+        return _fast_forward(x, keep, start, of_x, of_memory, bias_x, bias_memory, save)
+    hidden = start.shape[-1]
+    memories, gates, of_new = _places(x, start, save=True)
+    projected = torch.baddbmm(bias_x.unsqueeze(1), x.flatten(1, 2), of_x.transpose(1, 2)).unflatten(1, x.shape[1:3])
+    down, shift, memory = of_memory.transpose(1, 2), bias_memory.unsqueeze(1), start
     steps = (projected, keep, memories, *gates.split((2 * hidden, hidden), -1), of_new)
-    for x, kept, after, both, new, product_new in zip(*(value.unbind(1) for value in steps), strict=True):
+    for row, kept, after, both, new, product_new in zip(*(value.unbind(1) for value in steps), strict=True):
         memory = memory * kept
         product = torch.baddbmm(shift, memory, down)
-        torch.add(x[..., : 2 * hidden], product[..., : 2 * hidden], out=both).sigmoid_()
+        torch.add(row[..., : 2 * hidden], product[..., : 2 * hidden], out=both).sigmoid_()
         product_new.copy_(product[..., 2 * hidden :])
-        torch.addcmul(x[..., 2 * hidden :], both[..., :hidden], product_new, out=new).tanh_()
+        torch.addcmul(row[..., 2 * hidden :], both[..., :hidden], product_new, out=new).tanh_()
         memory = torch.lerp(new, memory, both[..., hidden:], out=after)
-    return memories, gates, of_new
+    return (memories, gates, of_new) if save else (memories, *_places(x, start, save=False)[1:])
 
 
-@gru_scan.register_fake
-def _(projected: Tensor, keep: Tensor, start: Tensor, weight: Tensor, bias: Tensor, fast: bool) -> tuple[Tensor, Tensor, Tensor]:
-    hidden = projected.shape[-1] // 3
-    memories, of_new = (projected.new_empty(*projected.shape[:-1], hidden) for _ in range(2))
-    return memories, torch.empty_like(projected), of_new
+def _places(x: Tensor, start: Tensor, *, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for what `gru_layer` gives; nothing for what need not be saved."""
+    lead, hidden = x.shape[:-1], start.shape[-1]
+    saved = hidden if save else 0
+    return x.new_empty(*lead, hidden), x.new_empty(*lead, 3 * saved), x.new_empty(*lead, saved)
 
 
-@torch.library.custom_op("teamcredit::gru_scan_backward", mutates_args=())
-def gru_scan_backward(
-    grad: Tensor, memories: Tensor, gates: Tensor, of_new: Tensor, keep: Tensor, start: Tensor, weight: Tensor, fast: bool
+@gru_layer.register_fake
+def _(
+    x: Tensor, keep: Tensor, start: Tensor, of_x: Tensor, of_memory: Tensor, bias_x: Tensor, bias_memory: Tensor, fast: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by `projected`, by W h' + b (set, time, row, 3 hidden), and by `start`."""
+    return _places(x, start, save=save)
+
+
+@torch.library.custom_op("teamcredit::gru_layer_backward", mutates_args=())
+def gru_layer_backward(
+    grad: Tensor,
+    x: Tensor,
+    memories: Tensor,
+    gates: Tensor,
+    of_new: Tensor,
+    keep: Tensor,
+    start: Tensor,
+    of_x: Tensor,
+    of_memory: Tensor,
+    fast: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients by x, `start`, `of_x`, `of_memory` and both biases."""
     if fast:
-        return _fast_backward(grad, memories, gates, of_new, keep, start, weight)
+        return _fast_backward(grad, x, memories, gates, of_new, keep, start, of_x, of_memory)
     hidden = memories.shape[-1]
     before = torch.cat((start.unsqueeze(1), memories[:, :-1]), 1) * keep
     reset, update, new = gates.split(hidden, -1)
     to_new = (1 - update) * (1 - new * new)
     to_update = (before - new) * update * (1 - update)
     to_reset = of_new * reset * (1 - reset)
-    of_projected, of_product = torch.empty_like(gates), torch.empty_like(gates)
-    steps = (grad, keep, to_new, to_update, to_reset, reset, update, of_projected[..., 2 * hidden :], of_product)
+    of_a, of_g = torch.empty_like(gates), torch.empty_like(gates)
+    steps = (grad, keep, to_new, to_update, to_reset, reset, update, of_a[..., 2 * hidden :], of_g)
     back = torch.zeros_like(start)
     backwards = (value.unbind(1)[::-1] for value in steps)
-    for d, kept, by_new, by_update, by_reset, r, z, d_new, d_product in zip(*backwards, strict=True):
+    for d, kept, by_new, by_update, by_reset, r, z, d_new, d_g in zip(*backwards, strict=True):
         back = back + d
         torch.mul(back, by_new, out=d_new)
-        torch.mul(d_new, by_reset, out=d_product[..., :hidden])
-        torch.mul(back, by_update, out=d_product[..., hidden : 2 * hidden])
-        torch.mul(d_new, r, out=d_product[..., 2 * hidden :])
-        back = torch.baddbmm(back.mul_(z), d_product, weight).mul_(kept)
-    of_projected[..., : 2 * hidden] = of_product[..., : 2 * hidden]
-    return of_projected, of_product, back
+        torch.mul(d_new, by_reset, out=d_g[..., :hidden])
+        torch.mul(back, by_update, out=d_g[..., hidden : 2 * hidden])
+        torch.mul(d_new, r, out=d_g[..., 2 * hidden :])
+        back = torch.baddbmm(back.mul_(z), d_g, of_memory).mul_(kept)
+    of_a[..., : 2 * hidden] = of_g[..., : 2 * hidden]
+    by_x, by_memory, rows = of_a.flatten(1, 2), of_g.flatten(1, 2), (x.flatten(1, 2), before.flatten(1, 2))
+    weights = torch.bmm(by_x.transpose(1, 2), rows[0]), torch.bmm(by_memory.transpose(1, 2), rows[1])
+    return torch.bmm(by_x, of_x).unflatten(1, x.shape[1:3]), back, *weights, by_x.sum(1), by_memory.sum(1)
 
 
-@gru_scan_backward.register_fake
+def _places_backward(x: Tensor, start: Tensor, of_x: Tensor, of_memory: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Memory for what `gru_layer_backward` gives."""
+    shapes = x.shape, start.shape, of_x.shape, of_memory.shape, of_x.shape[:2], of_memory.shape[:2]
+    a, b, c, d, e, f = (x.new_empty(shape) for shape in shapes)
+    return a, b, c, d, e, f
+
+
+@gru_layer_backward.register_fake
 def _(
-    grad: Tensor, memories: Tensor, gates: Tensor, of_new: Tensor, keep: Tensor, start: Tensor, weight: Tensor, fast: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(gates), torch.empty_like(gates), torch.empty_like(start)
+    grad: Tensor,
+    x: Tensor,
+    memories: Tensor,
+    gates: Tensor,
+    of_new: Tensor,
+    keep: Tensor,
+    start: Tensor,
+    of_x: Tensor,
+    of_memory: Tensor,
+    fast: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _places_backward(x, start, of_x, of_memory)
 
 
 def _backward(ctx, grad, grad_gates, grad_of_new):
-    memories, gates, of_new, keep, start, weight = ctx.saved_tensors
-    of_projected, of_product, of_start = gru_scan_backward(grad, memories, gates, of_new, keep, start, weight, ctx.fast)
-    before = (torch.cat((start.unsqueeze(1), memories[:, :-1]), 1) * keep).flatten(1, 2)
-    flat = of_product.flatten(1, 2)
-    return of_projected, None, of_start, flat.transpose(1, 2) @ before, flat.sum(1), None
+    grad_x, grad_start, *of_weights = gru_layer_backward(grad, *ctx.saved_tensors, ctx.fast)
+    return grad_x, None, grad_start, *of_weights, None, None
 
 
 def _save(ctx, inputs, output) -> None:
-    _, keep, start, weight, _, ctx.fast = inputs
-    ctx.save_for_backward(*output, keep, start, weight)
+    x, keep, start, of_x, of_memory, _, _, ctx.fast, save = inputs
+    assert save, "a window that was not saved has no gradient"
+    ctx.save_for_backward(x, *output, keep, start, of_x, of_memory)
 
 
-gru_scan.register_autograd(_backward, setup_context=_save)
+gru_layer.register_autograd(_backward, setup_context=_save)
 
 
-@gru_scan.register_vmap
+@gru_layer.register_vmap
 def _(info, in_dims, *inputs):
     """Seeds (whatever is mapped over) are more sets of weights."""
-    *tensors, fast = inputs
+    *tensors, fast, save = inputs
     leading = [
         value.unsqueeze(0).expand(info.batch_size, *value.shape) if dim is None else value.movedim(dim, 0)
-        for value, dim in zip(tensors, in_dims[:-1], strict=True)
+        for value, dim in zip(tensors, in_dims[:-2], strict=True)
     ]
-    outputs = gru_scan(*(value.flatten(0, 1) for value in leading), fast)
+    outputs = gru_layer(*(value.flatten(0, 1) for value in leading), fast, save)
     return tuple(value.unflatten(0, (info.batch_size, -1)) for value in outputs), (0, 0, 0)
 
 
-def _fast_forward(projected: Tensor, keep: Tensor, start: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    time, rows, hidden = *projected.shape[1:3], start.shape[-1]
-    inputs = [value.contiguous() for value in (projected, keep, start, weight.transpose(1, 2), bias)]
-    memories, of_new = (projected.new_empty(*projected.shape[:-1], hidden) for _ in range(2))
-    outputs = (memories, torch.empty_like(inputs[0]), of_new)
-    _call(gru_library().gru_forward, (*inputs, *outputs), time, rows, hidden)
+def _fast_forward(
+    x: Tensor, keep: Tensor, start: Tensor, of_x: Tensor, of_memory: Tensor, bias_x: Tensor, bias_memory: Tensor, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    outputs = _places(x, start, save=save)
+    _call(gru_library().gru_forward, (x, keep, start, of_x, of_memory, bias_x, bias_memory), outputs, *x.shape[1:], start.shape[-1])
     return outputs
 
 
 def _fast_backward(
-    grad: Tensor, memories: Tensor, gates: Tensor, of_new: Tensor, keep: Tensor, start: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    time, rows, hidden = memories.shape[1:]
-    inputs = [value.contiguous() for value in (grad, memories, gates, of_new, keep, start, weight)]
-    outputs = torch.empty_like(inputs[2]), torch.empty_like(inputs[2]), torch.empty_like(inputs[5])
-    _call(gru_library().gru_backward, (*inputs, *outputs), time, rows, hidden)
+    grad: Tensor, x: Tensor, memories: Tensor, gates: Tensor, of_new: Tensor, keep: Tensor, start: Tensor, of_x: Tensor, of_memory: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    outputs = _places_backward(x, start, of_x, of_memory)
+    inputs = (grad, x, memories, gates, of_new, keep, start, of_x, of_memory)
+    _call(gru_library().gru_backward, inputs, outputs, *x.shape[1:], start.shape[-1])
     return outputs
 
 
-def _call(function: Any, tensors: tuple[Tensor, ...], *sizes: int) -> None:
-    """Once per set of weights; every tensor is contiguous float32 on the CPU, its first axis the set."""
+def _call(function: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], *sizes: int) -> None:
+    """Once per set of weights, with the address of each tensor's part (0 for an empty one); all are float32 on the CPU."""
+    plain = [value.contiguous() for value in inputs]
+    places = [(value.data_ptr(), 4 * (value.numel() // len(value))) for value in (*plain, *outputs)]
     counts = [ctypes.c_long(size) for size in sizes]
-    for index in range(len(tensors[0])):
-        function(*(ctypes.c_void_p(value[index].data_ptr()) for value in tensors), *counts)
+    for index in range(len(inputs[0])):
+        function(*(ctypes.c_void_p(address + index * step if step else None) for address, step in places), *counts)
 
 
-def can_be_fast(weight: Tensor) -> bool:
-    """Whether the C++ loops take weights like these: float32 on the CPU, the hidden width a multiple of 16."""
-    return weight.dtype == torch.float32 and weight.device.type == "cpu" and weight.shape[-1] % 16 == 0
+def can_be_fast(of_x: Tensor, of_memory: Tensor) -> bool:
+    """Whether the C++ loops take weights like these: float32 on the CPU, inputs and hidden units in multiples of 16."""
+    here = of_memory.dtype == torch.float32 and of_memory.device.type == "cpu"
+    return here and of_memory.shape[-1] % 16 == 0 and of_x.shape[-1] % 16 == 0
 
 
 def unroll(
-    projected: Float[Tensor, "set time row gates"],
+    x: Float[Tensor, "set time row input"],
     keep: Float[Tensor, "set time row 1"],
     start: Float[Tensor, "set row hidden"],
-    weight: Float[Tensor, "set gates hidden"],
-    bias: Float[Tensor, "set gates"],
+    of_x: Float[Tensor, "set gates input"],
+    of_memory: Float[Tensor, "set gates hidden"],
+    bias_x: Float[Tensor, "set gates"],
+    bias_memory: Float[Tensor, "set gates"],
     *,
     fast: bool = False,
 ) -> Float[Tensor, "set time row hidden"]:
     """The memories after each step."""
-    return gru_scan(projected, keep, start, weight, bias, fast)[0]
+    return gru_layer(x, keep, start, of_x, of_memory, bias_x, bias_memory, fast, torch.is_grad_enabled())[0]

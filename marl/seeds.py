@@ -15,20 +15,21 @@ from torch import Tensor
 
 from ..envs.base import TeamEnv
 from ..envs.native import NativeEnv
-from .capture import EAGER, Choice, captured
+from .capture import EAGER, Choice
 from .config import Config
 from .encoders import image_shape
-from .engine import GUARDED_CALLS, owned, quicken
+from .engine import quicken
 from .errors import ConfigError
-from .functional import factors
+from .functional import Named, factors
+from .graphs import compiled, recorded
 from .learners.base import AGENTS
 from .memory import example_rollout
-from .pure import Iteration, Totals, collect_step, map_tree, write_into
-from .recorded import recorded
+from .pure import Iteration, Totals, collect_step
 from .replay import Replay, Windows
 from .rollout import Carry
 from .stacked import Stack, StackedIteration
 from .trainer import Trainer
+from .trees import map_tree, owned, write_into
 
 
 def refuse_together(config: Config, env: TeamEnv) -> None:
@@ -99,9 +100,10 @@ class Together:
             self._bind(trainer)
         self.labels: list[str] = []
         self.sums = torch.zeros(len(configs), 0, dtype=torch.float64)
-        self._steps_taken = self._calls = 0
+        self._steps_taken = 0
         self._rate = self.config.learner.lr
         self._utility = self.iteration.of_utility(self.networks)
+        self._epsilon, self._version = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
         self._set_eager()
         self._warm = self.lead.choice.engine == EAGER
 
@@ -135,27 +137,31 @@ class Together:
 
     @torch.no_grad()
     def _collect(self) -> None:
-        numbers = torch.tensor(self.lead.epsilon, dtype=torch.float64), torch.tensor(self.lead.counters.iterations)
-        with self._guards():
-            for _ in range(self.config.replay.rollout_steps):
-                self.replay.put(*self._step(self.carry, self.totals, *numbers))
+        self._epsilon.fill_(self.lead.epsilon)
+        self._version.fill_(self.lead.counters.iterations)
+        for _ in range(self.config.replay.rollout_steps):
+            self.replay.put(*self._step())
         for trainer in self.trainers:
             trainer.collected(self.replay.position, self.replay.count)
 
-    def _collect_step(self, carry: Carry, totals: Totals, epsilon: Tensor, version: Tensor) -> tuple[Tensor, Tensor]:
-        lead, utility = self.lead, partial(self._act, self._utility)
+    def _collecting(self) -> tuple[Carry, Totals, Named, Tensor, Tensor]:
+        """What goes into an env step of all copies; it lies where it is for good."""
+        return self.carry, self.totals, self._utility, self._epsilon, self._version
+
+    def _collect_step(
+        self, act: Callable[..., Any], carry: Carry, totals: Totals, utility: Named, epsilon: Tensor, version: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        lead, agents = self.lead, partial(act, utility)
         new_carry, new_totals, floats, raw = collect_step(
-            self.env, lead.team, self.replay.layout, lead.learner.explore, carry, totals, epsilon, version, utility
+            self.env, lead.team, self.replay.layout, lead.learner.explore, carry, totals, epsilon, version, agents
         )
-        write_into(carry, owned(new_carry))
-        write_into(totals, new_totals)
+        write_into((carry, totals), owned((new_carry, new_totals)))
         return floats, raw
 
     @torch.no_grad()
     def _planned(self) -> dict[str, Tensor]:
         """Part -> targets (time, copy, value) of the fresh batches, all seeds' copies in a row."""
-        with self._guards():
-            planned = self._plan(self.networks, self.targets, *self._by_seed(*self.replay.newest_rows()), self._scales())
+        planned = self._plan(*self._by_seed(*self.replay.newest_rows()), self._scales())
         return {part: value.flatten(1, 2) for part, value in planned.items()}
 
     def _learn_from(self, planned: dict[str, Tensor]) -> None:
@@ -178,8 +184,7 @@ class Together:
             self._label(*rows, planned)
         self._steps_taken += 1
         numbers = torch.tensor(factors(self.config.learner, self._steps_taken, self._rate), dtype=torch.float64)
-        with self._guards():
-            self._learn(vars(self.stack), *rows, planned, self._scales(), numbers, self.sums)
+        self._learn(*rows, planned, self._scales(), numbers)
         for trainer in self.trainers:
             trainer.iterated()
 
@@ -224,57 +229,44 @@ class Together:
 
     def _set_eager(self) -> None:
         """Without a compiler: what is mapped over seeds is recorded, everything else runs as it stands."""
-        functions = self.iteration.act, self.iteration.plan, self.iteration.step
-        self._act, self._plan, self._learn = (recorded(each) for each in functions)
-        self._step: Callable[..., Any] = self._collect_step
+        act, plan, learn = (recorded(each) for each in (self.iteration.act, self.iteration.plan, self.iteration.step))
+        self._step: Callable[[], tuple[Tensor, Tensor]] = lambda: self._collect_step(act, *self._collecting())
+        self._plan: Callable[..., dict[str, Tensor]] = partial(plan, self.networks, self.targets)
+        self._learn: Callable[..., Any] = lambda *minibatch: learn(self.stack, self.sums, *minibatch)
 
     def _capture(self) -> None:
         """Compile everything, changing nothing; what the compiler refuses is said in a sentence, and the run goes on without it."""
         self._warm = True
-        self._act = self.iteration.act
-        self._step, self._plan, self._learn = (captured(each) for each in (self._collect_step, self.iteration.plan, self.iteration.step))
-        changed = self.stack, self.carry, self.totals
-        held = [owned(tree) for tree in changed]
         try:
             quicken(self.iteration.iteration)
-            self._try_once()
-        except RuntimeError as error:  # torch's compilers raise subclasses of it without one of their own in common
+            self._compile()
+        except (RuntimeError, OSError) as error:  # torch's compilers raise subclasses of the first without one of their own in common
             reason = str(error).strip().partition("\n")[0]
             self._set_eager()
             quicken(self.iteration.iteration, fast=False)
             self.announce(f"compile     failed, so the run goes on without it: {reason}")
             for trainer in self.trainers:
-                trainer.choice = Choice(EAGER, f"torch.compile failed ({reason})")
-        finally:
-            with torch.no_grad():
-                for tree, before in zip(changed, held, strict=True):
-                    write_into(tree, before)
-            self.sums.zero_()
+                trainer.choice = Choice(EAGER, f"compiling failed ({reason})")
 
-    def _try_once(self) -> None:
+    def _compile(self) -> None:
         replay, seeds, began = self.config.replay, len(self.trainers), time.monotonic()
-        with torch.no_grad():
-            floats, raw = self._step(self.carry, self.totals, torch.tensor(1.0, dtype=torch.float64), torch.tensor(0))
+        collecting = self._collecting()
+        self._step = compiled(partial(self._collect_step, self.iteration.act), *collecting).bind(*collecting)
         self.announce(f"compiled    collecting, {time.monotonic() - began:.0f} s")
         began, planned = time.monotonic(), dict[str, Tensor]()
         if replay.sampling == "split":
-            steps = replay.rollout_steps
-            batch = self._by_seed(floats.new_zeros(steps, *floats.shape), raw.new_zeros(steps, *raw.shape))
-            with torch.no_grad():
-                planned = self._plan(self.networks, self.targets, *batch, self._scales())
-        size = replay.batch if replay.minibatch_size == "full" else replay.minibatch_size
-        first = torch.zeros(seeds * (size // replay.window), dtype=torch.int64)
+            whole = (rows.new_zeros(replay.rollout_steps, *rows.shape[1:]) for rows in (self.replay.floats, self.replay.raw))
+            batch = (*self._by_seed(*whole), self._scales())
+            self._plan = compiled(self.iteration.plan, self.networks, self.targets, *batch).bind(self.networks, self.targets)
+            planned = self.iteration.plan(self.networks, self.targets, *batch)
+        count = (replay.batch if replay.minibatch_size == "full" else replay.minibatch_size) // replay.window
+        first = torch.zeros(seeds * count, dtype=torch.int64)
         rows = self._by_seed(*self.replay.rows((first, first), window=replay.window, burn_in=replay.burn_in))
-        count = size // replay.window
         own = {part: value[: replay.window, :, :1].expand(-1, -1, count, -1).contiguous() for part, value in planned.items()}
         self._label(*rows, own)
-        self._learn(vars(self.stack), *rows, own, self._scales(), torch.zeros(3, dtype=torch.float64), self.sums)
+        minibatch = (*rows, own, self._scales(), torch.zeros(3, dtype=torch.float64))
+        self._learn = compiled(self.iteration.step, self.stack, self.sums, *minibatch).bind(self.stack, self.sums)
         self.announce(f"compiled    learning, {time.monotonic() - began:.0f} s")
-
-    def _guards(self) -> Any:
-        """As `Engine._guards`: shapes, strides and the weights' places never change in a run."""
-        self._calls += 1
-        return torch.compiler.set_stance("default", skip_guard_eval_unsafe=self._calls > GUARDED_CALLS)
 
 
 def shared_replay(config: Config, env: TeamEnv, seeds: int, announce: Callable[[str], None]) -> Replay:

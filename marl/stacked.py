@@ -67,25 +67,26 @@ class StackedIteration:
 
     def step(
         self,
-        rows: Named,
+        stack: Stack,
+        sums: Float[Tensor, "seed name"],
         floats: Float[Tensor, "time seed window row"],
         raw: Tensor,
         planned: Mapping[str, Tensor],
         scale: Float[Tensor, " seed"],
         factors: Float[Tensor, " 3"],
-        sums: Float[Tensor, "seed name"],
-    ) -> None:
-        """One iteration of every seed, written into `rows` (a stack's); what a loss sums up and the gradient's norm are added to `sums`.
+    ) -> tuple[()]:
+        """One iteration of every seed, written into `stack`; what a loss sums up and the gradient's norm are added to `sums`.
 
         The sum over seeds of their mean losses has each seed's own gradient, since no seed's loss depends on another's parameters.
         """
-        stack = Stack(**rows)
-        networks, targets = self.named(stack.networks), self.named(stack.targets, "targets.")
-        totals, seen = vmap(self.iteration.loss, in_dims=(0, 0, 1, 1, 1, 0))(networks, targets, floats, raw, dict(planned), scale)
-        (gradients,) = torch.autograd.grad(totals.sum(), [stack.networks])
+        with torch.enable_grad():
+            networks, targets = self.named(stack.networks), self.named(stack.targets, "targets.")
+            totals, seen = vmap(self.iteration.loss, in_dims=(0, 0, 1, 1, 1, 0))(networks, targets, floats, raw, dict(planned), scale)
+            (gradients,) = torch.autograd.grad(totals.sum(), [stack.networks])
         with torch.no_grad():
             norms = move(self.iteration.config.learner, stack, gradients, factors)
             sums.add_(torch.cat((seen, norms.unsqueeze(1)), 1))
+        return ()
 
 
 def move(

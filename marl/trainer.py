@@ -183,7 +183,7 @@ class Trainer:
             try:
                 engine.warm_up(self.carry, self.announce)
             except CaptureFailed as failed:
-                self.choice = Choice(EAGER, f"torch.compile failed ({failed})")
+                self.choice = Choice(EAGER, f"compiling failed ({failed})")
                 self.announce(f"compile     failed, so the run goes on without it: {failed}")
             else:
                 self._engine = engine

@@ -17,7 +17,7 @@ import torch
 from bench_training import Stopwatch
 from teamcredit.marl.allocator import keep_freed_memory
 from teamcredit.marl.kernels import find_compiler
-from teamcredit.marl.recurrence import gru_scan, gru_scan_backward
+from teamcredit.marl.recurrence import gru_layer, gru_layer_backward
 from teamcredit.marl.run import configure, make_env
 from teamcredit.marl.trainer import Trainer
 
@@ -51,12 +51,13 @@ def median_time(call: Callable[[], Any], turns: int) -> float:
 
 def recurrent_unit(turns: int) -> None:
     """26 steps of 96 rows of 64, forward and backward."""
-    projected, weight, bias = torch.randn(1, 26, 96, 192), torch.randn(1, 192, 64) / 8, torch.randn(1, 192)
-    keep, start, grad = torch.ones(1, 26, 96, 1), torch.zeros(1, 96, 64), torch.randn(1, 26, 96, 64)
-    outputs = gru_scan(projected, keep, start, weight, bias, False)
+    x, grad, keep, start = torch.randn(1, 26, 96, 64), torch.randn(1, 26, 96, 64), torch.ones(1, 26, 96, 1), torch.zeros(1, 96, 64)
+    weights = torch.randn(1, 192, 64) / 8, torch.randn(1, 192, 64) / 8
+    biases = torch.randn(1, 192), torch.randn(1, 192)
+    outputs = gru_layer(x, keep, start, *weights, *biases, False, True)
     for name, fast in (("torch", False), ("own loops", True)):
-        forward = median_time(lambda fast=fast: gru_scan(projected, keep, start, weight, bias, fast), turns)
-        backward = median_time(lambda fast=fast: gru_scan_backward(grad, *outputs, keep, start, weight, fast), turns)
+        forward = median_time(lambda fast=fast: gru_layer(x, keep, start, *weights, *biases, fast, True), turns)
+        backward = median_time(lambda fast=fast: gru_layer_backward(grad, x, *outputs, keep, start, *weights, fast), turns)
         print(f"recurrent unit, {name:9}  forward {forward:.2f} ms, backward {backward:.2f} ms")
 
 

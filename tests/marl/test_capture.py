@@ -1,6 +1,7 @@
 """Which runs are captured, what is said where they are not, and that a run without its compiler goes on with the same numbers."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,22 +120,23 @@ def test_doctor_says_whether_there_is_a_compiler(path: str | None, status: str, 
     assert ("--compile" in check.detail) == (path is None)
 
 
-def broken(function: Any) -> Any:
-    """A compiler that fails when the graph is first asked for."""
-
-    def call(*args: Any) -> Any:
-        raise RuntimeError("CppCompileError: no such instruction\nand many more lines")
-
-    return call
+def broken(function: Any, *example: Any) -> Any:
+    """A compiler that fails."""
+    raise RuntimeError("CppCompileError: no such instruction\nand many more lines")
 
 
-def plain(function: Any) -> Any:
+class Plain:
     """A compiler that does nothing: the captured loop in Python."""
-    return function
+
+    def __init__(self, function: Any, *example: Any):
+        self.function = function
+
+    def bind(self, *first: Any) -> Any:
+        return partial(self.function, *first)
 
 
 def test_a_compiler_that_fails_leaves_a_sentence_and_the_numbers_of_an_eager_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(engine, "captured", broken)
+    monkeypatch.setattr(engine, "compiled", broken)
     said: list[str] = []
 
     def listen(event: dict[str, Any]) -> None:
@@ -148,7 +150,7 @@ def test_a_compiler_that_fails_leaves_a_sentence_and_the_numbers_of_an_eager_run
     assert log(failed.folder) == log(eager.folder)
     for name, weight in failed.networks.state_dict().items():
         assert torch.equal(weight, eager.networks.state_dict()[name]), name
-    assert stored(failed.folder) == {"engine": EAGER, "reason": "torch.compile failed (CppCompileError: no such instruction)"}
+    assert stored(failed.folder) == {"engine": EAGER, "reason": "compiling failed (CppCompileError: no such instruction)"}
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
@@ -164,7 +166,7 @@ def stored(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("used", [COMPILED, EAGER])
 def test_what_a_run_used_is_used_again_on_resume(used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whatever would be decided now."""
-    monkeypatch.setattr(engine, "captured", plain)
+    monkeypatch.setattr(engine, "compiled", Plain)
     monkeypatch.setattr(engine, "quicken", lambda module: None)
     monkeypatch.setattr(trainer, "decide", lambda *args: Choice(used, "then"))
     run = train("native/spread", algo="vdn", steps=128, options=SMALL, out=tmp_path / "run")
@@ -208,9 +210,8 @@ FORMS: dict[str, dict[str, Any]] = {
 )
 def test_the_captured_loop_is_the_plain_one(algo: str, form: str, monkeypatch: pytest.MonkeyPatch):
     """In Python, where every line of it can be checked; what the compiler makes of it is tested beside (slow)."""
-    monkeypatch.setattr(engine, "captured", plain)
+    monkeypatch.setattr(engine, "compiled", Plain)
     monkeypatch.setattr(engine, "quicken", lambda module: None)
-    monkeypatch.setattr(torch.compiler, "set_stance", lambda *args, **more: torch.no_grad())
     pair = []
     for mode in ("on", "off"):
         options = {"task": "native/spread", "algo": algo, "steps": 1000, "compile": mode, "env.episode_limit": 10} | SMALL | FORMS[form]

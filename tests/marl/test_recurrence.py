@@ -9,11 +9,11 @@ import torch
 from teamcredit.marl import kernels
 from teamcredit.marl.agents import GRUCell
 from teamcredit.marl.kernels import BuildFailed, find_compiler, gru_library
-from teamcredit.marl.recurrence import can_be_fast, unroll
+from teamcredit.marl.recurrence import can_be_fast, gru_layer, unroll
 from torch import Tensor
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler here")
-TIME = 6
+TIME, INPUTS = 6, 16
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,21 +29,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def make_cell(hidden: int, *, agents: int = 3, share: bool = True, seed: int = 0) -> GRUCell:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GRUCell(agents, 5, hidden, share=share)
+        return GRUCell(agents, INPUTS, hidden, share=share)
 
 
 def window(hidden: int, envs: int, *, agents: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Projected inputs (time, env, agent, 3 hidden), which steps keep the memory, and the memory before the first."""
+    """Inputs (time, env, agent, input), which steps keep the memory, and the memory before the first."""
     generator = torch.Generator().manual_seed(seed)
     keep = torch.rand(TIME, envs, generator=generator) < 0.7
-    return torch.randn(TIME, envs, agents, 3 * hidden, generator=generator), keep, torch.randn(envs, agents, hidden, generator=generator)
+    return torch.randn(TIME, envs, agents, INPUTS, generator=generator), keep, torch.randn(envs, agents, hidden, generator=generator)
 
 
-def one_by_one(cell: GRUCell, projected: Tensor, keep: Tensor, memory: Tensor) -> Tensor:
-    """The same by `GRUCell.step`, a step at a time."""
+def one_by_one(cell: GRUCell, inputs: Tensor, keep: Tensor, memory: Tensor) -> Tensor:
+    """The same by the cell itself, a step at a time."""
     memories = []
-    for x, kept in zip(projected, keep, strict=True):
-        memory = cell.step(x, memory * kept[:, None, None])
+    for x, kept in zip(inputs, keep, strict=True):
+        memory = cell(x, memory * kept[:, None, None])
         memories.append(memory)
     return torch.stack(memories)
 
@@ -51,17 +51,17 @@ def one_by_one(cell: GRUCell, projected: Tensor, keep: Tensor, memory: Tensor) -
 def gradients(cell: GRUCell, memories: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(9)
     asked = torch.randn(memories.shape, generator=generator).to(memories.dtype)
-    return torch.autograd.grad((memories * asked).sum(), (*inputs, cell.of_memory.weight, cell.of_memory.bias))
+    return torch.autograd.grad((memories * asked).sum(), (*inputs, *cell.parameters()))
 
 
 def compare(cell: GRUCell, hidden: int, envs: int, *, tolerance: float, dtype: torch.dtype = torch.float32) -> None:
     """Memories and every gradient of `cell.unroll` against the loop of single steps in float64."""
-    projected, keep, memory = window(hidden, envs)
-    inputs = [value.to(dtype).requires_grad_() for value in (projected, memory)]
+    x, keep, memory = window(hidden, envs)
+    inputs = [value.to(dtype).requires_grad_() for value in (x, memory)]
     ours = cell.unroll(inputs[0], keep, inputs[1])
-    exact = GRUCell(3, 5, hidden, share=cell.of_memory.share).to(torch.float64)
+    exact = GRUCell(3, INPUTS, hidden, share=cell.of_memory.share).to(torch.float64)
     exact.load_state_dict(cell.state_dict())
-    wide = [value.to(torch.float64).requires_grad_() for value in (projected, memory)]
+    wide = [value.to(torch.float64).requires_grad_() for value in (x, memory)]
     reference = one_by_one(exact, wide[0], keep, wide[1])
     torch.testing.assert_close(ours.double(), reference, rtol=0, atol=tolerance)
     for mine, theirs in zip(gradients(cell, ours, *inputs), gradients(exact, reference, *wide), strict=True):
@@ -90,42 +90,55 @@ def test_the_cpp_loops_keep_their_precision_at_the_ends_of_the_gates():
 
 
 def _saturated(fast: bool) -> Tensor:
-    """Memories where sigmoids are 0 and 1 to rounding, and where exp overflows."""
-    hidden = 16
-    x = torch.tensor([-1e4, -200.0, -88.8, -30.0, 0.0, 30.0, 88.8, 1e4]).view(1, 1, 8, 1).expand(1, 3, 8, 3 * hidden).contiguous()
-    weight, bias = torch.zeros(1, 3 * hidden, hidden), torch.zeros(1, 3 * hidden)
-    return unroll(x, torch.ones(1, 3, 8, 1), torch.full((1, 8, hidden), 0.5), weight, bias, fast=fast)
+    """Memories where sigmoids are 0 and 1 to rounding, and where an exponential would overflow."""
+    values = torch.tensor([-1e4, -200.0, -88.8, -30.0, 0.0, 30.0, 88.8, 1e4])
+    return _unroll_gates(values.view(1, 1, 8, 1).expand(1, 3, 8, 48), torch.zeros(1, 48, 16), torch.full((1, 8, 16), 0.5), fast=fast)
+
+
+def _unroll_gates(gates: Tensor, weight: Tensor, start: Tensor, *, fast: bool) -> Tensor:
+    """Memories where the inputs' products are `gates` (set, time, row, 48) themselves."""
+    zero = torch.zeros(1, 48)
+    return unroll(gates.contiguous(), torch.ones(*gates.shape[:3], 1), start, torch.eye(48)[None], weight, zero, zero, fast=fast)
 
 
 @needs_compiler
 def test_the_cpp_loops_pass_on_what_is_no_number():
-    """A run that diverges must be seen to."""
-    hidden = 16
-    x = torch.zeros(1, 3, 9, 3 * hidden)
+    """A run that diverges must be seen to. (A NaN among a row's inputs is in all its products, 0 times NaN being NaN.)"""
+    x = torch.zeros(1, 3, 9, 48)
     for gate, row in enumerate((0, 4, 8)):
-        x[0, 1, row, gate * hidden] = torch.nan
-    memories = unroll(
-        x, torch.ones(1, 3, 9, 1), torch.ones(1, 9, hidden), torch.ones(1, 3 * hidden, hidden), torch.zeros(1, 3 * hidden), fast=True
-    )
-    assert memories[0, 1, [0, 4, 8], 0].isnan().all()
+        x[0, 1, row, gate * 16] = torch.nan
+    memories = _unroll_gates(x, torch.ones(1, 48, 16), torch.ones(1, 9, 16), fast=True)
+    assert memories[0, 1, [0, 4, 8]].isnan().all()
     assert memories[0, 2, [0, 4, 8]].isnan().all()
     assert not memories[0, :, [1, 2, 3, 5, 6, 7]].isnan().any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("gate", [0, 1, 2], ids=["reset", "update", "new"])
+def test_a_gate_that_is_no_number_makes_its_memory_none(gate: int):
+    bias = torch.zeros(1, 48)
+    bias[0, 16 * gate + 3] = torch.nan
+    weights = torch.zeros(1, 48, 16), torch.ones(1, 48, 16), bias, torch.zeros(1, 48)
+    memories = unroll(torch.ones(1, 1, 9, 16), torch.ones(1, 1, 9, 1), torch.ones(1, 9, 16), *weights, fast=True)
+    assert memories.isnan().nonzero()[:, -1].tolist() == [3] * 9
 
 
 @needs_compiler
 def test_the_cpp_loops_take_inputs_of_any_strides():
     hidden, rows = 16, 9
     generator = torch.Generator().manual_seed(1)
-    odd = torch.randn(rows, TIME, 3 * hidden, 2, generator=generator).permute(3, 1, 0, 2)
-    keep = torch.ones(1, 1, 1, 1).expand(2, TIME, rows, 1)
-    start = torch.randn(rows, hidden, 2, generator=generator).permute(2, 0, 1)
-    weight, bias = torch.randn(hidden, 3 * hidden, 2, generator=generator).permute(2, 1, 0), torch.zeros(1).expand(2, 3 * hidden)
-    fast, slow = (unroll(odd, keep, start, weight, bias, fast=choice) for choice in (True, False))
+
+    def backwards(*shape: int) -> Tensor:
+        return torch.randn(*reversed(shape), generator=generator).permute(*reversed(range(len(shape))))
+
+    x, keep, start = backwards(2, TIME, rows, 32), torch.ones(1, 1, 1, 1).expand(2, TIME, rows, 1), backwards(2, rows, hidden)
+    weights = backwards(2, 3 * hidden, 32), backwards(2, 3 * hidden, hidden), torch.zeros(1).expand(2, 3 * hidden), backwards(2, 3 * hidden)
+    fast, slow = (unroll(x, keep, start, *weights, fast=choice) for choice in (True, False))
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-5)
 
 
 def test_the_gradient_by_hand_is_that_of_finite_differences():
-    hidden, rows, sets = 3, 4, 2
+    hidden, inputs, rows, sets = 3, 5, 4, 2
     generator = torch.Generator().manual_seed(2)
 
     def draw(*shape: int) -> Tensor:
@@ -133,39 +146,58 @@ def test_the_gradient_by_hand_is_that_of_finite_differences():
 
     keep = (torch.rand(sets, TIME, rows, 1, generator=generator) < 0.6).double()
     assert keep.min() == 0
-    inputs = draw(sets, TIME, rows, 3 * hidden), draw(sets, rows, hidden), draw(sets, 3 * hidden, hidden), draw(sets, 3 * hidden)
-    assert torch.autograd.gradcheck(lambda x, start, weight, bias: unroll(x, keep, start, weight, bias), inputs)
+    moved = draw(sets, TIME, rows, inputs), draw(sets, rows, hidden), draw(sets, 3 * hidden, inputs), draw(sets, 3 * hidden, hidden)
+    biases = draw(sets, 3 * hidden), draw(sets, 3 * hidden)
+    assert torch.autograd.gradcheck(lambda x, *others: unroll(x, keep, *others), (*moved, *biases))
+
+
+@pytest.mark.parametrize("fast", [False, pytest.param(True, marks=needs_compiler)], ids=["torch", "own loops"])
+def test_a_window_without_a_gradient_keeps_nothing_but_its_memories(fast: bool):
+    cell, (x, keep, memory) = make_cell(16), window(16, 4)
+    cell.fast = fast
+    with_gradient = cell.unroll(x, keep, memory)
+    with torch.no_grad():
+        assert torch.equal(cell.unroll(x, keep, memory), with_gradient)
+    weights = [weight.unsqueeze(0) for weight in (cell.of_input.weight, cell.of_memory.weight, cell.of_input.bias, cell.of_memory.bias)]
+    rows, kept = x.flatten(1, 2).unsqueeze(0), keep.float().repeat_interleave(3, 1)[None, ..., None]
+    with torch.no_grad():
+        _, gates, of_new = gru_layer(rows, kept, memory.flatten(0, 1).unsqueeze(0), *weights, fast, False)
+    assert gates.numel() == of_new.numel() == 0
 
 
 def test_what_comes_before_an_episode_start_moves_nothing_after_it():
-    cell, (projected, _, memory) = make_cell(8), window(8, 2)
+    cell, (x, _, memory) = make_cell(8), window(8, 2)
     keep = torch.ones(TIME, 2, dtype=torch.bool)
     keep[3, 0] = False
-    other = projected.clone()
+    other = x.clone()
     other[:3] += 1.0
-    one, two = (cell.unroll(x, keep, memory) for x in (projected, other))
+    one, two = (cell.unroll(each, keep, memory) for each in (x, other))
     assert torch.equal(one[3:, 0], two[3:, 0])
     assert not torch.allclose(one[3:, 1], two[3:, 1])
 
 
-def test_the_custom_operation_keeps_torchs_rules():
+@pytest.mark.parametrize("save", [True, False])
+def test_the_custom_operation_keeps_torchs_rules(save: bool):
     hidden = 4
-    projected, keep, memory = window(hidden, 2, agents=1)
-    x, start = projected.flatten(1, 2).unsqueeze(0).requires_grad_(), memory.flatten(0, 1).unsqueeze(0).requires_grad_()
-    weight, bias = torch.randn(1, 3 * hidden, hidden, generator=torch.Generator().manual_seed(3)), torch.zeros(1, 3 * hidden)
-    kept = keep.float()[None, ..., None]
+    x, keep, memory = window(hidden, 2, agents=1)
+    generator = torch.Generator().manual_seed(3)
+    shapes = (1, 3 * hidden, INPUTS), (1, 3 * hidden, hidden), (1, 3 * hidden), (1, 3 * hidden)
+    inputs = [x.flatten(1, 2).unsqueeze(0), memory.flatten(0, 1).unsqueeze(0), *(torch.randn(shape, generator=generator) for shape in shapes)]
+    rows, start, *weights = (value.requires_grad_(save) for value in inputs)
     torch.library.opcheck(
-        torch.ops.teamcredit.gru_scan.default,
-        (x, kept, start, weight.requires_grad_(), bias.requires_grad_(), False),
+        torch.ops.teamcredit.gru_layer.default,
+        (rows, keep.float()[None, ..., None], start, *weights, False, save),
         test_utils=("test_schema", "test_faketensor"),
     )
 
 
 def test_the_cpp_loops_are_for_plain_floats_of_a_width_they_know():
-    assert can_be_fast(torch.zeros(48, 16))
-    assert not can_be_fast(torch.zeros(45, 15))
-    assert not can_be_fast(torch.zeros(48, 16, dtype=torch.float64))
-    assert not can_be_fast(torch.zeros(48, 16, device="meta"))
+    of_x = torch.zeros(48, 32)
+    assert can_be_fast(of_x, torch.zeros(48, 16))
+    assert not can_be_fast(of_x, torch.zeros(45, 15))
+    assert not can_be_fast(torch.zeros(48, 5), torch.zeros(48, 16))
+    assert not can_be_fast(of_x, torch.zeros(48, 16, dtype=torch.float64))
+    assert not can_be_fast(of_x, torch.zeros(48, 16, device="meta"))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from teamcredit.marl.engine import owned
 from teamcredit.marl.errors import ConfigError, Diverged, Interrupted
 from teamcredit.marl.evaluate import evaluate
 from teamcredit.marl.folder import read_metrics
-from teamcredit.marl.recurrence import gru_scan
+from teamcredit.marl.recurrence import gru_layer
 from teamcredit.marl.run import configure, load, resume, train
 from teamcredit.marl.seed_runs import train_seeds
 from teamcredit.marl.seeds import Together, shared_replay
@@ -145,7 +145,7 @@ def test_ten_stacked_and_ten_solo_seeds_end_with_overlapping_returns(tmp_path):
     assert abs(float(means[0].mean() - means[1].mean())) <= sum(reach)
 
 
-def test_the_recurrent_units_scan_maps_over_seeds_as_it_would_run_seed_by_seed():
+def test_the_recurrent_layer_maps_over_seeds_as_it_would_run_seed_by_seed():
     generator = torch.Generator().manual_seed(0)
     seeds, sets, steps, rows, hidden = 3, 2, 5, 4, 6
 
@@ -153,21 +153,22 @@ def test_the_recurrent_units_scan_maps_over_seeds_as_it_would_run_seed_by_seed()
         return torch.randn(seeds, *shape, generator=generator)
 
     keep = (number(sets, steps, rows, 1) > 0).float()
-    inputs = [number(sets, steps, rows, 3 * hidden), number(sets, rows, hidden), number(sets, 3 * hidden, hidden), number(sets, 3 * hidden)]
+    weights = number(sets, 3 * hidden, 5), number(sets, 3 * hidden, hidden), number(sets, 3 * hidden), number(sets, 3 * hidden)
+    inputs = [number(sets, steps, rows, 5), number(sets, rows, hidden), *weights]
     for value in inputs:
         value.requires_grad_()
 
-    def memories(keep: torch.Tensor, projected: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
-        return gru_scan(projected, keep, *weights, False)[0]
+    def memories(keep: torch.Tensor, x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        return gru_layer(x, keep, *others, False, True)[0]
 
     mapped = torch.func.vmap(memories)(keep, *inputs)
     one_by_one = torch.stack([memories(keep[k], *(value[k] for value in inputs)) for k in range(seeds)])
     torch.testing.assert_close(mapped, one_by_one)
     gradients = [torch.autograd.grad(out.square().sum(), inputs) for out in (mapped, one_by_one)]
     torch.testing.assert_close(*gradients)
-    projected, start, weight, bias = inputs
-    shared = torch.func.vmap(memories, in_dims=(None, 0, None, 0, 0))(keep[0], projected, start[0], weight, bias)
-    torch.testing.assert_close(shared[2], memories(keep[0], projected[2], start[0], weight[2], bias[2]))
+    x, start, *own = inputs
+    shared = torch.func.vmap(memories, in_dims=(None, 0, None, 0, 0, 0, 0))(keep[0], x, start[0], *own)
+    torch.testing.assert_close(shared[2], memories(keep[0], x[2], start[0], *(weight[2] for weight in own)))
 
 
 def test_each_seeds_gradient_is_clipped_by_its_own_norm():
