@@ -16,9 +16,9 @@ from torch import Tensor
 from ...envs.base import View
 from ...envs.randomness import POLICY, Clock, copy_seeds
 from ...envs.registry import make
-from ..capture import captured
-from ..engine import owned
 from ..exploration import uniform_policy
+from ..graphs import compiled
+from ..trees import owned, write_into
 from .child import Child, SideFailed
 from .clock import Pace, Side, Turn, cpu_seconds, steady
 from .peers import PEERS
@@ -54,20 +54,19 @@ def stepper(task: str, copies: int, *, seed: int = 0, compiled: bool = False, **
 
 
 def capture_step(env: Any, state: Any, action: Tensor) -> Callable[..., Any]:
-    """`env.step` as one graph, compiled now, called as training calls it."""
+    """`env.step` as one graph, compiled now, called as training calls it: the state, which lies where it is, is overwritten."""
 
     def once(state: Any, action: Tensor) -> Any:
-        state, step, view = env.step(state, action)
-        return owned(state), step, view
+        new, step, view = env.step(state, action)
+        write_into(state, owned(new))
+        return owned((step, view))
 
-    step = captured(once)
     with torch.no_grad():
-        for _ in range(2):  # a graph's own output may lie otherwise in memory than the state of a reset
-            state, _, _ = step(state, action)
+        bound = compiled(once, state, action).bind(state)
 
-    def call(state: Any, action: Tensor) -> Any:
-        with torch.no_grad(), torch.compiler.set_stance("default", skip_guard_eval_unsafe=True):
-            return step(state, action)
+    def call(same: Any, action: Tensor) -> Any:
+        assert same is state
+        return state, *bound(action)
 
     return call
 
