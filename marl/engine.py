@@ -43,7 +43,11 @@ class Engine:
         targets: nn.ModuleDict,
         optimisers: dict[str, torch.optim.Optimizer],
         replay: Replay,
+        *,
+        collects: bool = True,
     ):
+        """`collects`: env steps too are captured, not iterations alone."""
+        self.collects = collects
         self.config, self.env, self.team, self.learner, self.optimisers, self.replay = config, env, team, learner, optimisers, replay
         self._iteration = Iteration(config, learner, networks, targets, replay.layout)
         self._parameters = dict(self._iteration.named_parameters())
@@ -65,15 +69,22 @@ class Engine:
             raise CaptureFailed(str(error).strip().partition("\n")[0]) from error
 
     def _compile(self, carry: Carry, say: Callable[[str], None]) -> None:
-        replay, began = self.config.replay, time.monotonic()
         quicken(self._iteration)
+        if self.collects:
+            self._compile_collecting(carry, say)
+        self._compile_learning(say)
+
+    def _compile_collecting(self, carry: Carry, say: Callable[[str], None]) -> None:
+        began = time.monotonic()
         self._carry = owned(carry)
         utility = {name: self._weights.networks[f"networks.utility.{name}"].detach() for name, _ in self.team.utility.named_parameters()}
         collecting = (self._carry, self._totals, utility, self._epsilon, self._version)
         step = compiled(self._step_in_every_copy, *collecting)
         self._collect: Callable[[], tuple[Tensor, Tensor]] = step.bind(*collecting)
         say(f"compiled    collecting, {time.monotonic() - began:.0f} s")
-        began, planned = time.monotonic(), dict[str, Tensor]()
+
+    def _compile_learning(self, say: Callable[[str], None]) -> None:
+        replay, began, planned = self.config.replay, time.monotonic(), dict[str, Tensor]()
         if replay.sampling == "split":
             slow = self._iteration.plan, self._weights.networks, self._weights.targets
             batch = [rows.new_zeros(replay.rollout_steps, *rows.shape[1:]) for rows in (self.replay.floats, self.replay.raw)]
@@ -86,7 +97,9 @@ class Engine:
             own = self.replay.of_windows(windows, planned)
             if not self._labels:
                 self._label(rows, own)
-            iteration = compiled(self._iteration.step, self._weights, self._sums, *rows, own, self._numbers(1.0, 0.0, 0.0))
+            iteration = compiled(
+                self._iteration.step, self._weights, self._sums, *rows, own, self._numbers(1.0, dict.fromkeys(self.learner.parts, 0.0))
+            )
             self._iterations[len(windows[0])] = iteration.bind(self._weights, self._sums)
         say(f"compiled    learning, {time.monotonic() - began:.0f} s")
 
@@ -118,13 +131,13 @@ class Engine:
         with torch.no_grad():
             return self._plan(*self.replay.newest_rows(), torch.tensor(scale))
 
-    def iterate(self, windows: Windows, planned: dict[str, Tensor], *, scale: float, lr: float, critic_lr: float) -> None:
+    def iterate(self, windows: Windows, planned: dict[str, Tensor], *, scale: float, rates: dict[str, float]) -> None:
         """One gradient step of every part on these windows."""
         replay = self.config.replay
         with torch.no_grad():
             rows = self.replay.rows(windows, window=replay.window, burn_in=replay.burn_in)
             self._steps_taken += 1
-            self._iterations[len(windows[0])](*rows, planned, self._numbers(scale, lr, critic_lr))
+            self._iterations[len(windows[0])](*rows, planned, self._numbers(scale, rates))
 
     def settle(self) -> tuple[dict[str, float], tuple[float, float, float]]:
         """Sums since the last call, by name, and the episodes' (number, returns, lengths): the only place that waits for the device."""
@@ -152,10 +165,10 @@ class Engine:
     def _count_steps(self) -> int:
         return max(int(state["step"]) for optimiser in self.optimisers.values() for state in optimiser.state.values())
 
-    def _numbers(self, scale: float, lr: float, critic_lr: float) -> Tensor:
+    def _numbers(self, scale: float, rates: dict[str, float]) -> Tensor:
         step = max(self._steps_taken, 1)
-        rates = (lr if part == AGENTS else critic_lr for part in self.learner.parts)
-        return torch.tensor([scale, *(value for rate in rates for value in factors(self.config.learner, step, rate))], dtype=torch.float64)
+        of_parts = (value for part in self.learner.parts for value in factors(self.config.learner, step, rates[part]))
+        return torch.tensor([scale, *of_parts], dtype=torch.float64)
 
     def _example_windows(self) -> list[Windows]:
         """As many windows as a minibatch has, all of the ring's first steps; and as many as a batch's last one has, if that differs."""

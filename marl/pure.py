@@ -119,7 +119,9 @@ class Iteration(nn.Module):
         total = torch.stack([loss.total / loss.weight.clamp(min=1) for loss in losses.values()]).sum()
         return total, torch.stack([value.to(torch.float64) for value in _sums(losses, scale)])
 
-    def step(self, weights: Weights, sums: Tensor, floats: Tensor, raw: Tensor, planned: Mapping[str, Tensor], numbers: Tensor) -> tuple[()]:
+    def step(
+        self, weights: Weights, sums: Tensor, floats: Tensor, raw: Tensor, planned: Mapping[str, Tensor], numbers: Tensor
+    ) -> tuple[()]:
         """One iteration on packed rows, written into `weights`; what `loss` sums up and the gradients' norms are added to `sums`.
 
         `numbers` (float64): the reward scale, then each part's three `functional.factors`.

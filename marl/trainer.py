@@ -145,28 +145,32 @@ class Trainer:
     def round(self) -> None:
         """Collect one batch, then learn from it or from the replay."""
         replay = self.config.replay
-        for part, optimiser in self.optimisers.items():  # like epsilon, by the env steps done before the round
+        rates = {part: self._rate(part) for part in self.optimisers}  # like epsilon, by the env steps done before the round
+        for part, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
-                group["lr"] = self._rate(part)
-        engine = self._captured()
-        if engine is not None:
-            self._round_captured(engine)
-            return
+                group["lr"] = rates[part]
         context = Context(epsilon=self.epsilon, generator=self.fresh_actions)
+        engine = self._captured()
+        if engine is not None and engine.collects:
+            self.carry = engine.collect(self.carry, epsilon=self.epsilon, version=self.counters.iterations)
+            self._collected(self.replay.newest_rewards())
+        else:
+            self._collect()
+        if engine is not None:
+            self._learn_captured(engine, rates)
+        else:
+            self._learn(replace(context, scale=self.reward_scale.scale))
+
+    def _collect(self) -> None:
+        """Collect one batch as it stands in Python."""
         rollout, self.carry, ended = collector(self.env)(
-            self.env, self.carry, self.team, epsilon=self.epsilon, steps=replay.rollout_steps, policy_version=self.counters.iterations,
-            explore=self.learner.explore,
+            self.env, self.carry, self.team, epsilon=self.epsilon, steps=self.config.replay.rollout_steps,
+            policy_version=self.counters.iterations, explore=self.learner.explore,
         )  # fmt: skip
         self.replay.add(rollout)
         self._collected(rollout.reward)
         self.counters.episodes += len(ended.returns)
         self.sums.add(episodes=len(ended.returns), returns=float(ended.returns.sum()), lengths=float(ended.lengths.sum()))
-        context = replace(context, scale=self.reward_scale.scale)
-        if replay.sampling == "split":
-            self._learn_split(context)
-        else:
-            for _ in range(self._iterations_due()):
-                self._iterate(self.replay.uniform(self.generator), {}, context)
 
     def _collected(self, reward: Tensor) -> None:
         """Count a fresh batch of rewards."""
@@ -177,9 +181,14 @@ class Trainer:
 
     def _captured(self) -> Engine | None:
         """The captured loop, compiled at the first round; None where this run goes without."""
-        if self.choice.engine == COMPILED and self._engine is None:
-            engine = Engine(self.config, self.env, self.team, self.learner, self.networks, self.targets, self.optimisers, self.replay)
-            self.announce(f"compiling   collecting and learning ({self.choice.reason}): a minute or two the first time, then seconds")
+        if self.choice.engine != EAGER and self._engine is None:
+            collects = self.choice.engine == COMPILED
+            engine = Engine(
+                self.config, self.env, self.team, self.learner, self.networks, self.targets, self.optimisers, self.replay,
+                collects=collects,
+            )  # fmt: skip
+            what = "collecting and learning" if collects else "learning"
+            self.announce(f"compiling   {what} ({self.choice.reason}): half a minute the first time, then seconds")
             try:
                 engine.warm_up(self.carry, self.announce)
             except CaptureFailed as failed:
@@ -189,23 +198,19 @@ class Trainer:
                 self._engine = engine
         return self._engine
 
-    def _round_captured(self, engine: Engine) -> None:
-        """`round` through the captured loop; sums stay on the device until `settle`."""
-        replay = self.config.replay
-        rates = {"lr": self._rate(AGENTS), "critic_lr": self._rate(CRITIC)}  # by the env steps done before the round
-        self.carry = engine.collect(self.carry, epsilon=self.epsilon, version=self.counters.iterations)
-        self._collected(self.replay.newest_rewards())
-        scale = self.reward_scale.scale
+    def _learn_captured(self, engine: Engine, rates: dict[str, float]) -> None:
+        """`_learn` through the captured loop; sums stay on the device until `settle`."""
+        replay, numbers = self.config.replay, {"scale": self.reward_scale.scale, "rates": rates}
         if replay.sampling == "split":
-            planned = engine.plan(scale)
+            planned = engine.plan(self.reward_scale.scale)
             for _ in range(replay.epochs):
                 for windows, own in self.replay.split_windows(self.generator, planned):
-                    engine.iterate(windows, own, scale=scale, **rates)
+                    engine.iterate(windows, own, **numbers)
                     self._iterated()
                 self.counters.epochs += 1
         else:
             for _ in range(self._iterations_due()):
-                engine.iterate(self.replay.uniform_windows(self.generator), {}, scale=scale, **rates)
+                engine.iterate(self.replay.uniform_windows(self.generator), {}, **numbers)
                 self._iterated()
 
     def settle(self) -> None:
@@ -229,9 +234,15 @@ class Trainer:
         """A part's learning rate now."""
         return (self.config.learner.lr if part == AGENTS else self.config.critic_lr) * self.decay
 
-    def _learn_split(self, context: Context) -> None:
+    def _learn(self, context: Context) -> None:
+        """The iterations of a round, one operation after the other."""
+        replay = self.config.replay
+        if replay.sampling == "uniform":
+            for _ in range(self._iterations_due()):
+                self._iterate(self.replay.uniform(self.generator), {}, context)
+            return
         planned = self.learner.plan(self.networks, self.targets, self.replay.newest(), context)
-        for _ in range(self.config.replay.epochs):
+        for _ in range(replay.epochs):
             for minibatch, own in self.replay.split(self.generator, planned):
                 self._iterate(minibatch, own, context)
             self.counters.epochs += 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 from teamcredit.envs.registry import make
 from teamcredit.marl import capture, doctor, engine, trainer
-from teamcredit.marl.capture import COMPILED, EAGER, NO_COMPILER, Choice, decide, iterations_per_round, seconds_saved
+from teamcredit.marl.capture import COMPILED, EAGER, LEARNING, NO_COMPILER, Choice, decide, iterations_per_round, seconds_saved
 from teamcredit.marl.checkpoint import latest, read
 from teamcredit.marl.config import Config, CriticConfig, ReplayConfig
 from teamcredit.marl.errors import ConfigError
@@ -55,7 +55,8 @@ def test_auto_leaves_short_runs_as_they_are_and_says_why():
 
 def test_the_threshold_of_auto_by_hand():
     replay = ReplayConfig(rollout_steps=100, num_envs=2, minibatch_size=50)
-    per_env_step = (100 + 4) / 200 * capture._SAVED_PER_CALL  # 100 steps of the copies and 4 iterations in a round of 200 env steps
+    # 100 steps of the copies and 4 iterations in a round of 200 env steps
+    per_env_step = (100 * capture._SAVED_PER_STEP + 4 * capture._SAVED_PER_ITERATION) / 200
     saved, cost = seconds_saved(config(replay=replay, steps=1_000_000))
     assert saved == pytest.approx(1_000_000 * per_env_step)
     border = int(cost / per_env_step)
@@ -72,7 +73,6 @@ def test_iterations_of_a_round_are_counted_as_the_trainer_makes_them():
 REFUSED = {
     "a counterfactual critic": {"algo": "coma"},
     "a counterfactual critic draws": {"critic": CriticConfig(kind="mlp")},
-    "planted members": {"members": ("agent_0=noop",)},
 }
 
 
@@ -87,13 +87,27 @@ def test_what_cannot_be_captured_is_named(reason: str):
     assert "--compile auto" in refused.value.remedy
 
 
-def test_python_environments_are_not_captured():
-    env = make("mpe/simple_spread")
-    choice = decide(config(task="mpe/simple_spread"), env)
-    assert choice.engine == EAGER
-    assert "is stepped in Python" in choice.reason
-    with pytest.raises(ConfigError, match="is stepped in Python: only native tasks"):
-        decide(config(task="mpe/simple_spread", compile="on"), env)
+OUTSIDE = {
+    "mpe/simple_spread is stepped in Python": ("mpe/simple_spread", {}),
+    "planted members are asked in Python": ("native/spread", {"members": ("agent_0=noop",)}),
+}
+
+
+@pytest.mark.parametrize("reason", OUTSIDE)
+def test_where_env_steps_need_python_learning_alone_is_captured(reason: str):
+    task, changes = OUTSIDE[reason]
+    env = make(task)
+    assert decide(config(task=task, compile="on", **changes), env) == Choice(LEARNING, f"--compile on; {reason}")
+    assert decide(config(task=task, **changes), env).engine == LEARNING
+    short = decide(config(task=task, steps=10_000, **changes), env)
+    assert short.engine == EAGER
+    assert short.reason.startswith("too short")
+
+
+def test_what_learning_alone_saves_counts_iterations_alone():
+    replay = ReplayConfig(rollout_steps=100, num_envs=2, minibatch_size=50)
+    saved, _ = seconds_saved(config(replay=replay, steps=1_000_000), collecting=False)
+    assert saved == pytest.approx(1_000_000 * 4 / 200 * capture._SAVED_PER_ITERATION)
 
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
@@ -201,20 +215,31 @@ FORMS: dict[str, dict[str, Any]] = {
     "kept": MLP | {"replay.minibatch_size": 12, "replay.last_minibatch": "keep"},
     "windows": UNIFORM,
     "recurrent": GRU,
+    "members": UNIFORM | {"members": ["agent_1=random"]},
+    "stepped in Python": MLP
+    | {
+        "task": "mpe/simple_spread",
+    },
     "recurrent, split": GRU | {"replay.sampling": "split", "network.share": False, "learner.target": "none"},
 }
 
 
 @pytest.mark.parametrize(
-    "algo, form", [("vdn", "split"), ("qmix", "kept"), ("iql", "windows"), ("qmix", "recurrent"), ("vdn", "recurrent, split")]
-)
+    "algo, form",
+    [
+        ("vdn", "split"), ("qmix", "kept"), ("iql", "windows"), ("qmix", "recurrent"), ("vdn", "recurrent, split"), ("qmix", "members"),
+        ("vdn", "stepped in Python"),
+    ],
+)  # fmt: skip
 def test_the_captured_loop_is_the_plain_one(algo: str, form: str, monkeypatch: pytest.MonkeyPatch):
     """In Python, where every line of it can be checked; what the compiler makes of it is tested beside (slow)."""
     monkeypatch.setattr(engine, "compiled", Plain)
     monkeypatch.setattr(engine, "quicken", lambda module: None)
     pair = []
     for mode in ("on", "off"):
-        options = {"task": "native/spread", "algo": algo, "steps": 1000, "compile": mode, "env.episode_limit": 10} | SMALL | FORMS[form]
+        options = {"task": "native/spread", "algo": algo, "steps": 1000, "compile": mode} | SMALL | FORMS[form]
+        limit = "env.max_cycles" if options["task"].startswith("mpe/") else "env.episode_limit"
+        options[limit] = 10
         settled = configure(options=options, preset="none").config
         made = Trainer(settled, make_env(settled))
         for number in range(6):

@@ -182,7 +182,11 @@ def test_the_custom_operation_keeps_torchs_rules(save: bool):
     x, keep, memory = window(hidden, 2, agents=1)
     generator = torch.Generator().manual_seed(3)
     shapes = (1, 3 * hidden, INPUTS), (1, 3 * hidden, hidden), (1, 3 * hidden), (1, 3 * hidden)
-    inputs = [x.flatten(1, 2).unsqueeze(0), memory.flatten(0, 1).unsqueeze(0), *(torch.randn(shape, generator=generator) for shape in shapes)]
+    inputs = [
+        x.flatten(1, 2).unsqueeze(0),
+        memory.flatten(0, 1).unsqueeze(0),
+        *(torch.randn(shape, generator=generator) for shape in shapes),
+    ]
     rows, start, *weights = (value.requires_grad_(save) for value in inputs)
     torch.library.opcheck(
         torch.ops.teamcredit.gru_layer.default,
