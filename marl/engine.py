@@ -86,20 +86,19 @@ class Engine:
     def _compile_learning(self, say: Callable[[str], None]) -> None:
         replay, began, planned = self.config.replay, time.monotonic(), dict[str, Tensor]()
         if replay.sampling == "split":
-            slow = self._iteration.plan, self._weights.networks, self._weights.targets
+            weights = self._weights.networks, self._weights.targets
             batch = [rows.new_zeros(replay.rollout_steps, *rows.shape[1:]) for rows in (self.replay.floats, self.replay.raw)]
-            plan = compiled(*slow, *batch, torch.ones(()))
-            self._plan: Callable[..., dict[str, Tensor]] = plan.bind(*slow[1:])
-            planned = self._iteration.plan(*slow[1:], *batch, torch.ones(()))
+            plan = compiled(self._iteration.plan, *weights, *batch, torch.ones(()))
+            self._plan: Callable[..., dict[str, Tensor]] = plan.bind(*weights)
+            planned = self._iteration.plan(*weights, *batch, torch.ones(()))
         self._iterations: dict[int, Callable[..., Any]] = {}
         for windows in self._example_windows():
             rows = self.replay.rows(windows, window=replay.window, burn_in=replay.burn_in)
             own = self.replay.of_windows(windows, planned)
             if not self._labels:
                 self._label(rows, own)
-            iteration = compiled(
-                self._iteration.step, self._weights, self._sums, *rows, own, self._numbers(1.0, dict.fromkeys(self.learner.parts, 0.0))
-            )
+            numbers = self._numbers(1.0, dict.fromkeys(self.learner.parts, 0.0))
+            iteration = compiled(self._iteration.step, self._weights, self._sums, *rows, own, numbers)
             self._iterations[len(windows[0])] = iteration.bind(self._weights, self._sums)
         say(f"compiled    learning, {time.monotonic() - began:.0f} s")
 

@@ -93,7 +93,7 @@ def compiled(function: Callable[..., Any], *example: Any) -> Graph:
 
 
 def _record(function: Callable[..., Any], inputs: tuple[Any, ...]) -> tuple[GraphModule, Any]:
-    """The operations of one call on a list of tensors, and a tree of the shape of its result; recording runs them, so it works on copies."""
+    """The operations of one call on a list of tensors, and a tree of its result's shape; recording runs them, so it works on copies."""
     results: list[Any] = []
 
     def flat(*tensors: Tensor) -> list[Tensor]:

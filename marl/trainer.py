@@ -24,7 +24,7 @@ from .errors import CheckpointIncompatible, ConfigError, suggest
 from .evaluate import PROGRESS_SEEDS, Evaluation, play, seeds_from, summarise
 from .exploration import epsilon_at
 from .learners import ALGORITHMS
-from .learners.base import AGENTS, CRITIC, Context, Learner, Loss
+from .learners.base import AGENTS, Context, Learner, Loss
 from .memory import example_rollout
 from .optimisers import dump_optimiser, make_optimiser, restore_optimiser
 from .policies import Scripted, Team, parse_members
@@ -144,7 +144,6 @@ class Trainer:
 
     def round(self) -> None:
         """Collect one batch, then learn from it or from the replay."""
-        replay = self.config.replay
         rates = {part: self._rate(part) for part in self.optimisers}  # like epsilon, by the env steps done before the round
         for part, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
