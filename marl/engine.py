@@ -87,10 +87,10 @@ class Engine:
         replay, began, planned = self.config.replay, time.monotonic(), dict[str, Tensor]()
         if replay.sampling == "split":
             weights = self._weights.networks, self._weights.targets
-            batch = [rows.new_zeros(replay.rollout_steps, *rows.shape[1:]) for rows in (self.replay.floats, self.replay.raw)]
-            plan = compiled(self._iteration.plan, *weights, *batch, torch.ones(()))
+            floats, raw = (rows.new_zeros(replay.rollout_steps, *rows.shape[1:]) for rows in (self.replay.floats, self.replay.raw))
+            plan = compiled(self._iteration.plan, *weights, floats, raw, torch.ones(()))
             self._plan: Callable[..., dict[str, Tensor]] = plan.bind(*weights)
-            planned = self._iteration.plan(*weights, *batch, torch.ones(()))
+            planned = self._iteration.plan(*weights, floats, raw, torch.ones(()))
         self._iterations: dict[int, Callable[..., Any]] = {}
         for windows in self._example_windows():
             rows = self.replay.rows(windows, window=replay.window, burn_in=replay.burn_in)
