@@ -1,7 +1,7 @@
 // A gated recurrent layer over a window: the loops of recurrence.py. A block of rows goes through all steps together, so that all a step
 // needs lies in the first caches. Arrays are in the plain order of their axes (time, row, feature); inputs and hidden are multiples of 16.
 #include <algorithm>
-#include <cstring>
+#include <thread>
 #include <vector>
 
 #if defined(__AVX512F__)
@@ -86,8 +86,21 @@ static void transpose(const float* from, long lines, long columns, float* to) {
             for (long i = first; i < first + 16; i++) to[j * lines + i] = from[i * columns + j];
 }
 
+// `work` of every set of weights, several threads taking turns at the sets.
+template <class Work>
+static void for_each_set(long sets, long threads, const Work& work) {
+    std::vector<std::thread> others;
+    auto share = [&](long thread) {
+        for (long set = thread; set < sets; set += threads) work(set);
+    };
+    threads = std::max(1L, std::min(threads, sets));
+    for (long thread = 1; thread < threads; thread++) others.emplace_back(share, thread);
+    share(0);
+    for (auto& other : others) other.join();
+}
+
 // Sums lie side by side as a_r + g_r, a_z + g_z, a_n, g_n. `gates` and `of_new` may be null: nothing is kept for a gradient then.
-extern "C" void gru_forward(const float* x, const float* keep, const float* start, const float* of_x, const float* of_memory, const float* bias_x,
+static void forward_set(const float* x, const float* keep, const float* start, const float* of_x, const float* of_memory, const float* bias_x,
                             const float* bias_memory, float* memories, float* gates, float* of_new, long time, long rows, long inputs, long hidden) {
     const long three = 3 * hidden, four = 4 * hidden, wide = four + LANES;  // not a power of two: lines would share places in the cache
     std::vector<float> work((inputs + hidden) * three + four + BLOCK * (hidden + wide));
@@ -134,7 +147,7 @@ extern "C" void gru_forward(const float* x, const float* keep, const float* star
 }
 
 // Gradients by x, by the start, and by weights and biases, which are summed up over all steps and rows.
-extern "C" void gru_backward(const float* grad, const float* x, const float* memories, const float* gates, const float* of_new, const float* keep,
+static void backward_set(const float* grad, const float* x, const float* memories, const float* gates, const float* of_new, const float* keep,
                              const float* start, const float* of_x, const float* of_memory, float* grad_x, float* grad_start, float* grad_of_x,
                              float* grad_of_memory, float* grad_bias_x, float* grad_bias_memory, long time, long rows, long inputs, long hidden) {
     const long two = 2 * hidden, three = 3 * hidden, four = 4 * hidden, wide = four + LANES;
@@ -185,4 +198,28 @@ extern "C" void gru_backward(const float* grad, const float* x, const float* mem
     std::copy(bias, bias + three, grad_bias_x);
     std::copy(bias, bias + two, grad_bias_memory);
     std::copy(bias + three, bias + four, grad_bias_memory + two);
+}
+
+extern "C" void gru_forward(const float* x, const float* keep, const float* start, const float* of_x, const float* of_memory, const float* bias_x,
+                            const float* bias_memory, float* memories, float* gates, float* of_new, long sets, long time, long rows, long inputs,
+                            long hidden, long threads) {
+    const long steps = time * rows, three = 3 * hidden;
+    for_each_set(sets, threads, [&](long s) {
+        forward_set(x + s * steps * inputs, keep + s * steps, start + s * rows * hidden, of_x + s * three * inputs, of_memory + s * three * hidden,
+                    bias_x + s * three, bias_memory + s * three, memories + s * steps * hidden, gates ? gates + s * steps * three : nullptr,
+                    of_new ? of_new + s * steps * hidden : nullptr, time, rows, inputs, hidden);
+    });
+}
+
+extern "C" void gru_backward(const float* grad, const float* x, const float* memories, const float* gates, const float* of_new, const float* keep,
+                             const float* start, const float* of_x, const float* of_memory, float* grad_x, float* grad_start, float* grad_of_x,
+                             float* grad_of_memory, float* grad_bias_x, float* grad_bias_memory, long sets, long time, long rows, long inputs,
+                             long hidden, long threads) {
+    const long steps = time * rows, three = 3 * hidden;
+    for_each_set(sets, threads, [&](long s) {
+        backward_set(grad + s * steps * hidden, x + s * steps * inputs, memories + s * steps * hidden, gates + s * steps * three,
+                     of_new + s * steps * hidden, keep + s * steps, start + s * rows * hidden, of_x + s * three * inputs,
+                     of_memory + s * three * hidden, grad_x + s * steps * inputs, grad_start + s * rows * hidden, grad_of_x + s * three * inputs,
+                     grad_of_memory + s * three * hidden, grad_bias_x + s * three, grad_bias_memory + s * three, time, rows, inputs, hidden);
+    });
 }

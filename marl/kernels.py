@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 _SOURCE = Path(__file__).with_name("gru_layer.cpp")
-_COMPILE, _LINK = ("-c", "-O3", "-march=native", "-std=c++17", "-fPIC"), ("-shared", "-lm")
+_COMPILE, _LINK = ("-c", "-O3", "-march=native", "-std=c++17", "-fPIC"), ("-shared", "-pthread")
 _WIDE = ("avx512f", "-mprefer-vector-width=512")
 """Processors with vectors of 16 numbers, for which compilers use halves of them unless told otherwise: half the speed."""
 COMPILERS = ("g++", "clang++", "c++")

@@ -150,7 +150,7 @@ def _fast_forward(
     x: Tensor, keep: Tensor, start: Tensor, of_x: Tensor, of_memory: Tensor, bias_x: Tensor, bias_memory: Tensor, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     outputs = _places(x, start, save=save)
-    _call(gru_library().gru_forward, (x, keep, start, of_x, of_memory, bias_x, bias_memory), outputs, *x.shape[1:], start.shape[-1])
+    _call(gru_library().gru_forward, (x, keep, start, of_x, of_memory, bias_x, bias_memory), outputs, x, start)
     return outputs
 
 
@@ -159,17 +159,15 @@ def _fast_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     outputs = _places_backward(x, start, of_x, of_memory)
     inputs = (grad, x, memories, gates, of_new, keep, start, of_x, of_memory)
-    _call(gru_library().gru_backward, inputs, outputs, *x.shape[1:], start.shape[-1])
+    _call(gru_library().gru_backward, inputs, outputs, x, start)
     return outputs
 
 
-def _call(function: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], *sizes: int) -> None:
-    """Once per set of weights, with the address of each tensor's part (0 for an empty one); all are float32 on the CPU."""
+def _call(function: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], x: Tensor, start: Tensor) -> None:
+    """With the address of each tensor (0 for an empty one); all are float32 on the CPU."""
     plain = [value.contiguous() for value in inputs]
-    places = [(value.data_ptr(), 4 * (value.numel() // len(value))) for value in (*plain, *outputs)]
-    counts = [ctypes.c_long(size) for size in sizes]
-    for index in range(len(inputs[0])):
-        function(*(ctypes.c_void_p(address + index * step if step else None) for address, step in places), *counts)
+    addresses = (ctypes.c_void_p(value.data_ptr() or None) for value in (*plain, *outputs))
+    function(*addresses, *(ctypes.c_long(size) for size in (*x.shape, start.shape[-1], torch.get_num_threads())))
 
 
 def can_be_fast(of_x: Tensor, of_memory: Tensor) -> bool:

@@ -281,3 +281,28 @@ def test_loading_the_library_changes_no_other_arithmetic():
     gru_library()
     tiny = torch.full((16,), 1e-40)
     assert (tiny * 0.5 > 0).all(), "numbers below the smallest normal one are not rounded to zero"
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 2, 3, 9])
+def test_threads_share_the_sets_and_change_no_number(threads: int, monkeypatch: pytest.MonkeyPatch):
+    hidden, rows, sets = 16, 5, 4
+    generator = torch.Generator().manual_seed(4)
+    shapes = (
+        (sets, TIME, rows, 32),
+        (sets, rows, hidden),
+        (sets, 3 * hidden, 32),
+        (sets, 3 * hidden, hidden),
+        (sets, 3 * hidden),
+        (sets, 3 * hidden),
+    )
+    inputs = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    keep = torch.ones(sets, TIME, rows, 1)
+
+    def run() -> list[Tensor]:
+        memories = unroll(inputs[0], keep, *inputs[1:], fast=True)
+        return [memories, *torch.autograd.grad(memories.square().sum(), inputs)]
+
+    alone = run()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert all(torch.equal(one, other) for one, other in zip(alone, run(), strict=True))
