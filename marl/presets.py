@@ -13,6 +13,7 @@ from .errors import ConfigError, suggest
 
 NO_PRESET = "none"
 _SPLIT = {"sampling": "split", "rollout_steps": 16, "num_envs": 128, "minibatch_size": 512, "epochs": 2}
+_DEEPER: dict[str, Any] = {"network": {"layers": 3}, "replay": _SPLIT | {"minibatch_size": 256}}
 _PQN = {"target": "none", "optimiser": "radam", "lr_decay": "linear"}
 _REPLAY = {"sampling": "uniform", "rollout_steps": 32, "num_envs": 8, "minibatch_size": 256, "window": 8, "replay_ratio": 8}
 _SMALL: dict[str, Any] = {
@@ -35,12 +36,14 @@ _IMAGES: dict[str, Any] = {
 _SMALLER = {"color_reduction": "full", "resize": "42x42"}
 _COMA: dict[str, Any] = {
     "algo": "coma",
+    "network": {"layers": 2},
     "learner": {"lr": 1e-3},
     "critic": {"target": "retrace", "trace_lambda": 0.8, "lr": 2e-3},
     "coma": {"entropy": 0.002},
     "exploration": {"start": 0.1, "end": 0.01, "fraction": 0.3},
 }
 _COMA_MATRIX = _COMA | {
+    "network": {"layers": 1},
     "coma": {"entropy": 0.1},
     "critic": {"hidden": 64, "layer_norm": False, "lr": 2e-3},
     "exploration": {"start": 0.5, "end": 0.02},
@@ -52,15 +55,15 @@ _OFF_POLICY = {"target": "soft", "target_tau": 0.01, "td_lambda": 0.8, "lr": 5e-
 _SPREAD: dict[str, Any] = {
     "steps": 2_000_000,
     "learner": _PQN | {"gamma": 0.9, "td_lambda": 0.9, "lr": 3e-3},
-    "exploration": {"end": 0.02, "fraction": 0.1},
-    "replay": _SPLIT,
+    "exploration": {"end": 0.01, "fraction": 0.1},
+    **_DEEPER,
 }
 _FORAGING: dict[str, Any] = {
-    "steps": 3_000_000,
-    "learner": _PQN | {"gamma": 0.97, "td_lambda": 0.7, "lr": 1e-3},
+    "steps": 2_000_000,
+    "learner": _PQN | {"gamma": 0.97, "td_lambda": 0.7, "lr": 2e-3},
     "exploration": {"end": 0.05, "fraction": 0.3},
     "env": {"relative_obs": True},
-    "replay": _SPLIT,
+    **_DEEPER,
 }
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -91,23 +94,20 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "spread": ("pqn tuned on native spread", _SPREAD),
     "foraging": ("pqn tuned on native foraging 8x8-2p-3f", _FORAGING),
     "spread-vdn": (
-        "spread, VDN: every batch learned from four times (docs/presets.md)",
-        _SPREAD | {"task": "native/spread", "algo": "vdn", "steps": 4_000_000, "replay": _SPLIT | {"epochs": 4}},
+        "spread, VDN, longer (docs/presets.md)",
+        _SPREAD | {"task": "native/spread", "algo": "vdn", "steps": 4_000_000},
     ),
     "spread-qmix": (
         "spread, QMIX, longer (docs/presets.md)",
-        _SPREAD | {"task": "native/spread", "algo": "qmix", "steps": 5_000_000},
+        _SPREAD | {"task": "native/spread", "algo": "qmix", "steps": 3_000_000},
     ),
     "foraging-vdn": (
-        "foraging, VDN: twice the rate, every batch learned from four times (docs/presets.md)",
-        _FORAGING
-        | {
-            "task": "native/foraging-8x8-2p-3f",
-            "algo": "vdn",
-            "steps": 2_000_000,
-            "learner": _FORAGING["learner"] | {"lr": 2e-3},
-            "replay": _SPLIT | {"epochs": 4},
-        },
+        "foraging, VDN, no longer than it takes (docs/presets.md)",
+        _FORAGING | {"task": "native/foraging-8x8-2p-3f", "algo": "vdn", "steps": 1_500_000},
+    ),
+    "foraging-qmix": (
+        "foraging, QMIX, no longer than it takes (docs/presets.md)",
+        _FORAGING | {"task": "native/foraging-8x8-2p-3f", "algo": "qmix"},
     ),
     "images": (
         "images: grey, 42x42, three convolutions, a replay of 5,000; for colour images of any ParallelEnv",
@@ -162,7 +162,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "coma": (
         "coma on fresh batches; lies over a task's preset: --preset spread,coma",
-        _COMA | {"coma": _COMA["coma"] | {"actions": "stored"}},
+        _COMA | {"coma": _COMA["coma"] | {"actions": "stored"}, "replay": {"minibatch_size": 512}},
     ),
     "coma-resampled": (
         "coma from the replay, every action drawn afresh; lies over a task's preset: --preset spread,coma-resampled",
