@@ -162,7 +162,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "coma": (
         "coma on fresh batches; lies over a task's preset: --preset spread,coma",
-        _COMA | {"coma": _COMA["coma"] | {"actions": "stored"}, "replay": {"minibatch_size": 512}},
+        _COMA | {"coma": _COMA["coma"] | {"actions": "stored"}, "replay": _SPLIT},
     ),
     "coma-resampled": (
         "coma from the replay, every action drawn afresh; lies over a task's preset: --preset spread,coma-resampled",
