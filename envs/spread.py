@@ -80,6 +80,7 @@ class Spread(NativeEnv[SpreadTask]):
             num_actions=len(ACTION_NAMES),
             obs_dim=obs_dim,
             state_dim=num_agents * obs_dim,
+            state_is_obs=True,
             episode_limit=episode_limit,
             truncates_at_limit=True,
             action_names=(ACTION_NAMES,) * num_agents,

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .errors import CheckpointDamaged, CheckpointIncompatible, DiskError, RunNotFound
 
-FORMAT = 3
+FORMAT = 4
 STATE = "state.json"
 
 

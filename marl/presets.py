@@ -95,7 +95,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "foraging": ("pqn tuned on native foraging 8x8-2p-3f", _FORAGING),
     "spread-vdn": (
         "spread, VDN, longer (docs/presets.md)",
-        _SPREAD | {"task": "native/spread", "algo": "vdn", "steps": 4_000_000},
+        _SPREAD | {"task": "native/spread", "algo": "vdn", "steps": 3_500_000},
     ),
     "spread-qmix": (
         "spread, QMIX, longer (docs/presets.md)",
