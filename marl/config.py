@@ -282,7 +282,7 @@ class Config:
     members: tuple[str, ...] = ()
     """Planted members, NAME=POLICY (noop, random, or a scripted policy of the task): they act so and do not learn."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Capture a native task's loop with torch.compile (needs g++ or clang++; equal to rounding); auto: in runs long enough to pay."""
+    """Capture the loop as compiled graphs (of Python environments the learning alone); needs g++ or clang++; auto: in runs long enough."""
     workers: int = 0
     """Processes that step the copies of a Python environment (MPE2, PettingZoo, your own); 0: in this process. Changes no number."""
     env: dict[str, Any] = field(default_factory=dict)

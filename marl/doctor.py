@@ -97,8 +97,8 @@ def _torch() -> Iterator[Check]:
 def _compiler() -> Check:
     path = find_compiler()
     if path is None:
-        return Check("compiler", "note", "no g++ or clang++: long runs of native tasks are not captured (marl train --compile)")
-    return Check("compiler", "ok", f"{path}: long runs of native tasks can be captured")
+        return Check("compiler", "note", "no g++ or clang++: long runs are not captured (marl train --compile)")
+    return Check("compiler", "ok", f"{path}: long runs can be captured")
 
 
 def _extras() -> Iterator[Check]:

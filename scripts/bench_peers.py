@@ -69,16 +69,13 @@ class Bench:
 
 
 def ours(bench: Bench, task: str, algo: str, options: dict[str, Any]) -> dict[str, Child]:
-    """Our sides: eager, and compiled where the task can be."""
+    """Our sides: eager, and compiled (of an environment that is stepped in Python the learning alone)."""
 
     def start(**more: Any) -> Child:
         return bench.start("side_ours.py", "train", task, algo, json.dumps(options | more))
 
     modes = {"off": "", "on": ", compiled"}
-    wanted = [mode for mode in modes if bench.args.compile in (mode, "both")]
-    if not task.startswith("native/"):  # stepped in Python: it cannot be captured
-        wanted = ["off"]
-    return {modes[mode]: start(compile=mode) for mode in wanted}
+    return {modes[mode]: start(compile=mode) for mode in modes if bench.args.compile in (mode, "both")}
 
 
 def beside(bench: Bench, what: str, mine: dict[str, Child], peer: str, theirs: Child, note: str) -> list[Row]:
