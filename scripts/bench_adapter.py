@@ -4,7 +4,8 @@ The same episodes are played twice, in environments of their own: once through t
 the next episode), once by calling `step` and `reset` alone; the two take turns after every env step of all copies, so that what
 else the machine does falls on both. One turn gives one difference and its share of the team's step; medians, lowest and
 highest of the turns are printed. The task's global `state()`, which only the team asks for, counts as the adapter's; the time
-inside it is printed apart. `none` is an environment without any work of its own.
+inside it is printed apart. `none` is an environment without any work of its own. A task is made as training makes it: with the
+options of its own preset (pistonball: SuperSuit's smaller grey images), unless --bare asks for it as it comes.
 
     python scripts/bench_adapter.py                         # spread, lbf, KAZ, pursuit, pistonball, burning, none
     python scripts/bench_adapter.py mpe/simple_spread --copies 1 8 64
@@ -23,6 +24,7 @@ from teamcredit.envs.randomness import POLICY, Clock, copy_seeds, mix_seed
 from teamcredit.envs.registry import make
 from teamcredit.marl.bench.machine import describe, sentence
 from teamcredit.marl.exploration import uniform_policy
+from teamcredit.marl.run import configure
 
 TASKS = (
     "none", "mpe/simple_spread", "lbf/8x8-2p-3f", "butterfly/knights_archers_zombies-v11", "burning:burn", "sisl/pursuit-v5",
@@ -46,8 +48,9 @@ class Stopwatch:
 class Pair:
     """The same copies as a team and as bare environments."""
 
-    def __init__(self, task: str, copies: int):
-        self.env: PettingZooTeam = make("burning:doze", milliseconds=0.0) if task == "none" else make(task)
+    def __init__(self, task: str, copies: int, *, preset: bool):
+        options = {"milliseconds": 0.0} if task == "none" else configure(options={"task": task}, environ={}).config.env if preset else {}
+        self.env: PettingZooTeam = make("burning:doze" if task == "none" else task, **options)
         self.plans, self.agents = self.env.here.layout.action_plans, self.env.here.layout.agents
         self.maker = self.env.maker
         self.bare = [self.maker() for _ in range(copies)]
@@ -106,7 +109,7 @@ class Pair:
 
 
 def measure(task: str, copies: int, args: argparse.Namespace) -> dict[str, Any]:
-    pair = Pair(task, copies)
+    pair = Pair(task, copies, preset=not args.bare)
     pair.turn(5, 0)
     one = pair.turn(20, 0)
     steps = max(10, int(args.seconds * 1e6 / (2 * one["bare"] + one["adapter"]) / copies))
@@ -124,6 +127,7 @@ def main() -> None:
     parser.add_argument("--copies", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0, help="CPU seconds of one turn")
+    parser.add_argument("--bare", action="store_true", help="without the options of the tasks' presets")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
