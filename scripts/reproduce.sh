@@ -13,14 +13,13 @@ for section in "${sections[@]}"; do
     case $section in
         two-step) for algo in vdn qmix; do marl train --preset two-step-paper --algo "$algo" --seeds 0-4 --jobs 2 --out "$MARL_RUNS/two-step-$algo"; done ;;
         spread)
-            for algo in vdn qmix; do marl train native/spread --algo "$algo" --out "$MARL_RUNS/native-spread-$algo"; done
+            for algo in vdn qmix; do python scripts/bench_peers.py --time-to-return "spread-$algo" --algos "$algo"; done
             marl train mpe/simple_spread --algo qmix --seeds 0-2 --jobs 2 --steps 400k --out "$MARL_RUNS/spread"
             ;;
         foraging)
-            marl train native/foraging-8x8-2p-3f --algo vdn --seeds 0-2 --jobs 2 --steps 3M --out "$MARL_RUNS/foraging"
-            for seed in 0 1 2; do
-                marl eval "$MARL_RUNS/foraging/seed-$seed" --episodes 1000
-                marl eval "$MARL_RUNS/foraging/seed-$seed" --episodes 1000 --on lbf/8x8-2p-3f
+            for algo in vdn qmix; do
+                marl train native/foraging-8x8-2p-3f --preset "foraging-$algo" --seeds 0-4 --final-episodes 1000 --out "$MARL_RUNS/foraging-$algo"
+                for seed in 0 1 2 3 4; do marl eval "$MARL_RUNS/foraging-$algo/seed-$seed" --episodes 1000 --on lbf/8x8-2p-3f; done
             done
             ;;
         lbf) marl train lbf/8x8-2p-3f --seeds 0-1 --jobs 2 --steps 500k --out "$MARL_RUNS/lbf" ;;
