@@ -7,7 +7,7 @@
 Every side is a process of its own (scripts/side_*.py) on one and the same core with one thread; they take turns, and env steps per
 CPU second are counted. Equal are networks and mixers, env steps, updates, and joint steps in an update; evaluation, logs and
 checkpoints are off on all sides, compiling is over before the first turn. Packages of the peers: pip install "teamcredit[bench]"
-flax distrax gymnax hydra-core sacred, and for BenchMARL: pip install --no-deps benchmarl==1.5.2.
+flax distrax gymnax hydra-core sacred, and for BenchMARL: pip install --no-deps benchmarl==1.5.2; pip install tqdm.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def why_not(peer: str, args: argparse.Namespace) -> str | None:
     """What to do before this peer can be measured; None when all is there."""
     if peer == "benchmarl":
         there = args.peer_python is not None or find_spec("benchmarl") is not None
-        return None if there else 'not installed: pip install "teamcredit[bench]" && pip install --no-deps benchmarl==1.5.2 hydra-core'
+        return None if there else 'not installed: pip install "teamcredit[bench]" && pip install --no-deps benchmarl==1.5.2 hydra-core tqdm'
     address, commit = CHECKOUTS[peer]
     given = getattr(args, peer)
     folder = given or address.rpartition("/")[2]
