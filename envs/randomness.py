@@ -6,6 +6,7 @@ that share a seed stay paired after one of them ends early. The mixing function 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -43,11 +44,15 @@ def fold(key: Int[Tensor, "*#shape"], value: "Int[Tensor, '*#shape'] | int") -> 
     return _scramble(key * 3 + _G + step)
 
 
-def split(key: Int[Tensor, "*shape"], count: int) -> Int[Tensor, "*shape {count}"]:
-    """`count` independent keys from each key, along a new last axis."""
+def split(key: Int[Tensor, "*shape"], count: int, *, axis: Literal[-1, 0] = -1) -> Int[Tensor, "*keys"]:
+    """`count` independent keys from each key, along a new axis: the last or the first."""
     if count > len(_MULTIPLES):
-        return fold(key.unsqueeze(-1), torch.arange(count, dtype=torch.int64, device=key.device))
-    return _scramble(key.unsqueeze(-1) * 3 + _G + _MULTIPLES[:count].to(key.device))
+        multiples = torch.arange(count, dtype=torch.int64, device=key.device) * _G
+    else:
+        multiples = _MULTIPLES[:count].to(key.device)
+    if axis == 0:
+        multiples = multiples.view(-1, *[1] * key.dim())
+    return _scramble(key.unsqueeze(axis) * 3 + _G + multiples)
 
 
 def uniform(key: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -22,7 +22,6 @@ from .native import NativeEnv, Outcome
 from .randomness import RESET, Clock, split, uniform
 
 ACTION_NAMES = ("noop", "left", "right", "down", "up")
-_DIRECTIONS = torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]], dtype=torch.float64)
 _TIME_STEP, _DAMPING, _SENSITIVITY = 0.1, 0.25, 5.0
 _CONTACT_FORCE, _CONTACT_MARGIN, CONTACT_DISTANCE = 100.0, 1e-3, 0.3
 
@@ -36,21 +35,32 @@ class SpreadTask:
     landmark: Float[Tensor, "env agent 2"]
 
 
-def length(vector: Float[Tensor, "*shape 2"]) -> Float[Tensor, "*shape"]:
+def env_last(points: Float[Tensor, "env point 2"]) -> Float[Tensor, "point 2 env"]:
+    """A view with the copies along the last axis, where arithmetic runs over many copies at once."""
+    return points.permute(1, 2, 0)
+
+
+def thrust(action: Int[Tensor, "agent env"]) -> Float[Tensor, "agent 2 env"]:
+    """Each agent's own push: its action's direction, 5 long."""
+    left, right, down, up = ((action == number).double() for number in range(1, 5))
+    return torch.stack((right - left, up - down), 1).mul_(_SENSITIVITY)
+
+
+def length(vector: Float[Tensor, "*shape 2 env"]) -> Float[Tensor, "*shape env"]:
     """Euclidean length, by operations that round the same for every batch size."""
-    x, y = vector.unbind(-1)
+    x, y = vector.unbind(-2)
     return (x * x + y * y).sqrt_()
 
 
-def contact_force(position: Float[Tensor, "env agent 2"]) -> Float[Tensor, "env agent 2"]:
+def contact_force(position: Float[Tensor, "agent 2 env"]) -> Float[Tensor, "agent 2 env"]:
     """The soft repulsion on each agent by all others (two agents at the very same point: none, where the reference has NaN)."""
-    apart = position.unsqueeze(2) - position.unsqueeze(1)
+    apart = position.unsqueeze(1) - position.unsqueeze(0)
     distance = length(apart)
     depth = (CONTACT_DISTANCE - distance) / _CONTACT_MARGIN
     # log(1 + e^x) spelled out: torch's logaddexp and softplus round differently in the last entries of a batch.
     softened = depth.abs().neg_().exp_().log1p_() + depth.clamp_min_(0.0)
     push = softened.mul_(_CONTACT_FORCE * _CONTACT_MARGIN) / distance.clamp_min_(1e-300)
-    return (push.unsqueeze(-1) * apart).sum(2)
+    return (push.unsqueeze(2) * apart).sum(1)
 
 
 class Spread(NativeEnv[SpreadTask]):
@@ -91,41 +101,43 @@ class Spread(NativeEnv[SpreadTask]):
 
     def begin(self, clock: Clock) -> SpreadTask:
         n = self.spec.num_agents
-        points = uniform(split(clock.key(RESET), 4 * n)).mul_(2.0).sub_(1.0).unflatten(-1, (2, n, 2))
-        position, landmark = points.unbind(1)
+        points = uniform(split(clock.key(RESET), 4 * n, axis=0)).mul_(2.0).sub_(1.0).unflatten(0, (2, n, 2))
+        position, landmark = points.permute(3, 0, 1, 2).unbind(1)
         return SpreadTask(position=position, velocity=torch.zeros_like(position), landmark=landmark)
 
     def advance(self, task: SpreadTask, action: Int[Tensor, "env agent"], clock: Clock) -> tuple[SpreadTask, Outcome]:
-        thrust = _SENSITIVITY * _DIRECTIONS.to(action.device)[action]
-        force = contact_force(task.position).add_(thrust)
-        position = task.position + _TIME_STEP * task.velocity
-        velocity = ((1.0 - _DAMPING) * task.velocity).add_(force, alpha=_TIME_STEP)
-        agent_reward = self._agent_reward(position, task.landmark)
-        team = agent_reward.sum(1) if self.spec.team_reward == "sum" else agent_reward.mean(1)
+        here, speed = env_last(task.position), env_last(task.velocity)
+        force = contact_force(here).add_(thrust(action.t()))
+        position = here + _TIME_STEP * speed
+        velocity = ((1.0 - _DAMPING) * speed).add_(force, alpha=_TIME_STEP)
+        agent_reward = self._agent_reward(position, env_last(task.landmark))
+        team = agent_reward.sum(0) if self.spec.team_reward == "sum" else agent_reward.mean(0)
         truncated = clock.step + 1 >= self.episode_limit
         outcome = Outcome(
-            reward=team.float(), agent_reward=agent_reward.float(), terminated=torch.zeros_like(truncated), truncated=truncated
+            reward=team.float(), agent_reward=agent_reward.float().t(), terminated=torch.zeros_like(truncated), truncated=truncated
         )
-        return SpreadTask(position=position, velocity=velocity, landmark=task.landmark), outcome
+        return SpreadTask(position=position.permute(2, 0, 1), velocity=velocity.permute(2, 0, 1), landmark=task.landmark), outcome
 
-    def _agent_reward(self, position: Float[Tensor, "env agent 2"], landmark: Float[Tensor, "env agent 2"]) -> Float[Tensor, "env agent"]:
+    def _agent_reward(self, position: Float[Tensor, "agent 2 env"], landmark: Float[Tensor, "agent 2 env"]) -> Float[Tensor, "agent env"]:
         """(1 - local_ratio) times minus the sum over landmarks of the nearest agent's distance, less local_ratio per collision."""
         n = self.spec.num_agents
-        distance = length(torch.cat((landmark, position), 1).unsqueeze(1) - position.unsqueeze(2))  # (env, agent, landmarks then agents)
-        uncovered = distance[..., :n].amin(1).sum(-1, keepdim=True)
-        collisions = (distance[..., n:] < CONTACT_DISTANCE).sum(-1) - 1  # an agent does not collide with itself
+        distance = length(torch.cat((landmark, position)) - position.unsqueeze(1))  # (agent, landmarks then agents, env)
+        uncovered = distance[:, :n].amin(0).sum(0)
+        collisions = (distance[:, n:] < CONTACT_DISTANCE).sum(1) - 1  # an agent does not collide with itself
         return (self.local_ratio - 1.0) * uncovered - self.local_ratio * collisions
 
     def observe(self, task: SpreadTask) -> View:
         batch, n, _ = task.position.shape
-        from_self = torch.cat((task.landmark, task.position), 1).unsqueeze(1) - task.position.unsqueeze(2)
+        position, velocity, landmark = env_last(task.position), env_last(task.velocity), env_last(task.landmark)
+        from_self = (torch.cat((landmark, position)) - position.unsqueeze(1)).flatten(1, 2)  # (agent, landmarks then agents x 2, env)
         # The pairs (i, j != i) in row-major order: drop (0, 0), then every (n+1)-th entry.
-        others = from_self[:, :, n:].flatten(1, 2)[:, 1:].unflatten(1, (n - 1, n + 1))[:, :, :-1]
-        obs = torch.zeros(batch, n, self.spec.obs_dim, dtype=torch.float32, device=task.position.device)
-        obs[..., 0:2] = task.velocity
-        obs[..., 2:4] = task.position
-        obs[..., 4 : 4 + 2 * n] = from_self[:, :, :n].flatten(2)
-        obs[..., 4 + 2 * n : 2 + 4 * n] = others.reshape(batch, n, 2 * (n - 1))  # the rest: the others' signals, always 0 here
+        others = from_self[:, 2 * n :].reshape(n * n, 2, batch)[1:].reshape(n - 1, n + 1, 2, batch)[:, :-1].reshape(n, 2 * (n - 1), batch)
+        signals = torch.zeros_like(others)  # the others' signals, always 0 here
+        obs = (
+            torch.cat((velocity, position, from_self[:, : 2 * n], others, signals), 1)
+            .permute(2, 0, 1)
+            .to(torch.float32, memory_format=torch.contiguous_format)
+        )
         everyone = torch.ones(batch, n, dtype=torch.bool, device=obs.device)
         return View(obs=obs, state=obs.flatten(1), available=everyone.unsqueeze(-1).expand(-1, -1, len(ACTION_NAMES)), alive=everyone)
 

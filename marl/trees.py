@@ -48,9 +48,9 @@ def write_into(old: Any, new: Any) -> None:
             held.copy_(value)
 
 
-def owned(tree: Any) -> Any:
-    """The tree with every tensor in memory of its own, in the plain order of its axes.
+def owned(tree: Any, *, order: torch.memory_format = torch.contiguous_format) -> Any:
+    """The tree with every tensor in memory of its own, in the plain order of its axes (`torch.preserve_format`: in the order it had).
 
     A graph is made for its inputs' strides (of axes of length 1 too) and for which of them are one tensor: those never change here.
     """
-    return map_tree(lambda value: value.detach().clone(memory_format=torch.contiguous_format), tree)
+    return map_tree(lambda value: value.detach().clone(memory_format=order), tree)

@@ -8,6 +8,7 @@ VMAS has no time limit here and starts none. One unit is one env step: one joint
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def stepper(task: str, copies: int, *, seed: int = 0, compiled: bool = False, **
     state, view = env.reset(copy_seeds(seed, copies))
     step: Callable[..., Any] = env.step
     if compiled:
-        state = owned(state)
+        state = owned(state, order=torch.preserve_format)
         step = capture_step(env, state, torch.zeros(copies, env.spec.num_agents, dtype=torch.int64))
     if not bool(view.available.all()):
         return _masked_stepper(step, state, view, Clock.start(copy_seeds(seed, copies)))
@@ -58,7 +59,10 @@ def capture_step(env: Any, state: Any, action: Tensor) -> Callable[..., Any]:
 
     def once(state: Any, action: Tensor) -> Any:
         new, step, view = env.step(state, action)
-        write_into(state, owned(new))
+        write_into(state, owned(new, order=torch.preserve_format))
+        if env.spec.state_is_obs:
+            (after, view) = (Seen(seen.obs, seen.available, seen.alive) for seen in (step.after, view))
+            return owned(((step.reward, step.agent_reward, step.terminated, step.truncated, after), view))
         return owned((step, view))
 
     with torch.no_grad():
@@ -69,6 +73,15 @@ def capture_step(env: Any, state: Any, action: Tensor) -> Callable[..., Any]:
         return state, *bound(action)
 
     return call
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A view without the state, which here is the observations under another name."""
+
+    obs: Tensor
+    available: Tensor
+    alive: Tensor
 
 
 def _masked_stepper(step: Callable[..., Any], state: Any, view: View, clock: Clock) -> Side:

@@ -37,15 +37,15 @@ def test_rewards_by_hand():
 
 
 def test_overlapping_agents_push_each_other_apart_equally():
-    force = contact_force(torch.tensor([[[0.0, 0.0], [0.2, 0.0]]], dtype=torch.float64))[0]
+    force = contact_force(torch.tensor([[[0.0], [0.0]], [[0.2], [0.0]]], dtype=torch.float64))[..., 0]
     # 0.1 deep at a margin of 0.001: log(1 + e^100) is 100 to double precision, so the force is 100 * 0.1.
     torch.testing.assert_close(force, torch.tensor([[-10.0, 0.0], [10.0, 0.0]], dtype=torch.float64))
-    touching = contact_force(torch.tensor([[[0.0, 0.0], [0.0, 0.3]]], dtype=torch.float64))[0]
+    touching = contact_force(torch.tensor([[[0.0], [0.0]], [[0.0], [0.3]]], dtype=torch.float64))[..., 0]
     torch.testing.assert_close(touching[1], torch.tensor([0.0, 0.1 * math.log(2)], dtype=torch.float64))
 
 
 def test_agents_at_the_very_same_point_stay_finite():
-    assert torch.equal(contact_force(torch.zeros(1, 2, 2, dtype=torch.float64)), torch.zeros(1, 2, 2, dtype=torch.float64))
+    assert torch.equal(contact_force(torch.zeros(2, 2, 1, dtype=torch.float64)), torch.zeros(2, 2, 1, dtype=torch.float64))
 
 
 def test_an_episode_is_truncated_at_its_limit_and_never_terminated():
