@@ -49,7 +49,9 @@ class Pair:
     """The same copies as a team and as bare environments."""
 
     def __init__(self, task: str, copies: int, *, preset: bool):
-        options = {"milliseconds": 0.0} if task == "none" else configure(options={"task": task}, environ={}).config.env if preset else {}
+        options: dict[str, Any] = (
+            {"milliseconds": 0.0} if task == "none" else configure(options={"task": task}, environ={}).config.env if preset else {}
+        )
         self.env: PettingZooTeam = make("burning:doze" if task == "none" else task, **options)
         self.plans, self.agents = self.env.here.layout.action_plans, self.env.here.layout.agents
         self.maker = self.env.maker
