@@ -8,6 +8,7 @@ that share a seed stay paired after one of them ends early. The mixing function 
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -27,8 +28,15 @@ def _signed(value: int) -> int:
 
 
 _G, _S1, _S2 = _signed(_GOLDEN), _signed(_M1), _signed(_M2)
+
 _MULTIPLES = torch.tensor([_signed(index * _GOLDEN) for index in range(1024)])
-"""index * golden, which wraps around: written out, since a compiler that folds it into its index arithmetic would overflow."""
+
+
+def _multiples(count: int) -> Int[Tensor, " count"]:
+    """index * golden, which wraps around: no part of a graph, since a compiler that folds it into its index arithmetic would overflow."""
+    if count <= len(_MULTIPLES):
+        return _MULTIPLES[:count]
+    return torch.from_numpy((np.arange(count, dtype=np.uint64) * np.uint64(_GOLDEN)).view(np.int64))
 
 
 def _scramble(x: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -46,10 +54,7 @@ def fold(key: Int[Tensor, "*#shape"], value: "Int[Tensor, '*#shape'] | int") -> 
 
 def split(key: Int[Tensor, "*shape"], count: int, *, axis: Literal[-1, 0] = -1) -> Int[Tensor, "*keys"]:
     """`count` independent keys from each key, along a new axis: the last or the first."""
-    if count > len(_MULTIPLES):
-        multiples = torch.arange(count, dtype=torch.int64, device=key.device) * _G
-    else:
-        multiples = _MULTIPLES[:count].to(key.device)
+    multiples = _multiples(count).to(key.device)
     if axis == 0:
         multiples = multiples.view(-1, *[1] * key.dim())
     return _scramble(key.unsqueeze(axis) * 3 + _G + multiples)

@@ -12,6 +12,7 @@ float32. Lengths are in units of half the arena's side (starts and landmarks are
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -60,7 +61,12 @@ def contact_force(position: Float[Tensor, "agent 2 env"]) -> Float[Tensor, "agen
     # log(1 + e^x) spelled out: torch's logaddexp and softplus round differently in the last entries of a batch.
     softened = depth.abs().neg_().exp_().log1p_() + depth.clamp_min_(0.0)
     push = softened.mul_(_CONTACT_FORCE * _CONTACT_MARGIN) / distance.clamp_min_(1e-300)
-    return (push.unsqueeze(2) * apart).sum(1)
+    return added(push.unsqueeze(2) * apart, 1)
+
+
+def added(terms: Float[Tensor, "*terms"], axis: int) -> Float[Tensor, "*sums"]:
+    """Their sum along one axis, one term after another: torch's own sum takes an order that depends on how many copies there are."""
+    return reduce(torch.add, terms.unbind(axis))
 
 
 class Spread(NativeEnv[SpreadTask]):
@@ -111,7 +117,9 @@ class Spread(NativeEnv[SpreadTask]):
         position = here + _TIME_STEP * speed
         velocity = ((1.0 - _DAMPING) * speed).add_(force, alpha=_TIME_STEP)
         agent_reward = self._agent_reward(position, env_last(task.landmark))
-        team = agent_reward.sum(0) if self.spec.team_reward == "sum" else agent_reward.mean(0)
+        team = added(agent_reward, 0)
+        if self.spec.team_reward == "mean":
+            team = team / self.spec.num_agents
         truncated = clock.step + 1 >= self.episode_limit
         outcome = Outcome(
             reward=team.float(), agent_reward=agent_reward.float().t(), terminated=torch.zeros_like(truncated), truncated=truncated
@@ -122,7 +130,7 @@ class Spread(NativeEnv[SpreadTask]):
         """(1 - local_ratio) times minus the sum over landmarks of the nearest agent's distance, less local_ratio per collision."""
         n = self.spec.num_agents
         distance = length(torch.cat((landmark, position)) - position.unsqueeze(1))  # (agent, landmarks then agents, env)
-        uncovered = distance[:, :n].amin(0).sum(0)
+        uncovered = added(distance[:, :n].amin(0), 0)
         collisions = (distance[:, n:] < CONTACT_DISTANCE).sum(1) - 1  # an agent does not collide with itself
         return (self.local_ratio - 1.0) * uncovered - self.local_ratio * collisions
 

@@ -21,7 +21,7 @@ from .learners.base import AGENTS, Learner
 from .policies import Team
 from .pure import Iteration, Totals, Weights, collect_step
 from .recurrence import can_be_fast
-from .replay import Replay, Windows, cut
+from .replay import Replay, Windows, minibatch_sizes
 from .rollout import Carry
 from .trees import owned, write_into
 
@@ -171,13 +171,7 @@ class Engine:
 
     def _example_windows(self) -> list[Windows]:
         """As many windows as a minibatch has, all of the ring's first steps; and as many as a batch's last one has, if that differs."""
-        replay = self.config.replay
-        if replay.sampling == "split":
-            sizes = {len(part) for part in cut(torch.arange(replay.batch // replay.window), replay)}
-        else:
-            assert isinstance(replay.minibatch_size, int)
-            sizes = {replay.minibatch_size // replay.window}
-        return [(zeros, zeros) for zeros in (torch.zeros(size, dtype=torch.int64) for size in sorted(sizes))]
+        return [(zeros, zeros) for zeros in (torch.zeros(size, dtype=torch.int64) for size in minibatch_sizes(self.config.replay))]
 
     def _label(self, rows: tuple[Tensor, Tensor], planned: dict[str, Tensor]) -> None:
         """The names of what an iteration reports, from one plain look at the losses."""

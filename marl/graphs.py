@@ -8,17 +8,22 @@ hold is not a part of a graph; their shapes, strides and types are.
 
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 
 from ..envs.tracing import tracing
 from .kernels import cache_folder, processor
@@ -100,8 +105,18 @@ def _record(function: Callable[..., Any], inputs: tuple[Any, ...]) -> tuple[Grap
         results.append(function(*rebuild(inputs, tensors)))
         return leaves(results[-1])
 
-    module = make_fx(flat)(*(_copy(tensor) for tensor in leaves(inputs)))
+    with _Unread():
+        module = make_fx(flat)(*(_copy(tensor) for tensor in leaves(inputs)))
     return module, results[-1]
+
+
+class _Unread(TorchFunctionMode):
+    """Refuses what would turn a tensor's numbers into constants of a graph without a word (branches are refused by make_fx)."""
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            raise RuntimeError(f"{func.__name__}() of a tensor while a graph is recorded: what tensors hold is not a part of it")
+        return func(*args, **(kwargs or {}))
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -128,10 +143,11 @@ def _compile(module: GraphModule, tensors: list[Tensor]) -> Callable[[list[Tenso
     if package.exists():
         try:
             run = _load(package)
-        except RuntimeError:  # a file that was damaged
-            package.unlink()
+        except RuntimeError:  # a file that was damaged, or that another process has just removed
+            package.unlink(missing_ok=True)
         else:
-            os.utime(package)
+            with suppress(OSError):  # the newest are kept; where the time cannot be noted, it may be built again some day
+                os.utime(package)
             return run
     package.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=package.parent) as scratch:
@@ -166,9 +182,21 @@ def _load(package: Path) -> Callable[[list[Tensor]], list[Tensor]]:
 
 
 def _keep_newest(folder: Path) -> None:
-    packages = sorted(folder.glob("graph-*.pt2"), key=lambda path: path.stat().st_mtime)
+    """Remove the oldest packages, and what compilers that were killed left a day ago. Other processes may do the same at the same time."""
+    packages = sorted(folder.glob("graph-*.pt2"), key=_time_of)
     for package in packages[:-KEPT]:
         package.unlink(missing_ok=True)
+    for scratch in folder.glob("tmp*"):
+        if _time_of(scratch) < time.time() - 86_400:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _time_of(path: Path) -> float:
+    """When it was used last; 0 for one that is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _drop_idle(module: GraphModule) -> None:
@@ -183,6 +211,7 @@ def _drop_idle(module: GraphModule) -> None:
 
 def _is_idle(node: Node) -> bool:
     if node.target is _aten.mul.Scalar:
-        return bool(node.args[1] == 1)
+        written = any(isinstance(user.target, OpOverload) and user.target._schema.is_mutable for user in node.users)
+        return bool(node.args[1] == 1) and not written
     source = node.args[0]
     return node.target in _KEEP_SHAPE and isinstance(source, Node) and tuple(node.meta["val"].shape) == tuple(source.meta["val"].shape)

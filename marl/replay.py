@@ -316,3 +316,11 @@ def cut(order: Int[Tensor, " window"], config: ReplayConfig) -> list[Tensor]:
         elif config.last_minibatch == "merge":
             parts = [*parts[:-2], torch.cat(parts[-2:])]
     return parts
+
+
+def minibatch_sizes(config: ReplayConfig) -> list[int]:
+    """The numbers of windows that a minibatch may have: one, or two where a batch's last minibatch is another size."""
+    if config.sampling == "split":
+        return sorted({len(part) for part in cut(torch.arange(config.batch // config.window), config)})
+    assert isinstance(config.minibatch_size, int)
+    return [config.minibatch_size // config.window]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..envs.base import TeamEnv
 from ..envs.native import NativeEnv
-from .capture import EAGER, Choice
+from .capture import COMPILED, EAGER, Choice
 from .config import Config
 from .encoders import image_shape
 from .engine import quicken
@@ -25,7 +25,7 @@ from .graphs import compiled, recorded
 from .learners.base import AGENTS
 from .memory import example_rollout
 from .pure import Iteration, Totals, collect_step
-from .replay import Replay, Windows
+from .replay import Replay, Windows, minibatch_sizes
 from .rollout import Carry
 from .stacked import Stack, StackedIteration
 from .trainer import Trainer
@@ -249,23 +249,29 @@ class Together:
                 trainer.choice = Choice(EAGER, f"compiling failed ({reason})")
 
     def _compile(self) -> None:
-        replay, seeds, began = self.config.replay, len(self.trainers), time.monotonic()
-        collecting = self._collecting()
-        self._step = compiled(partial(self._collect_step, self.iteration.act), *collecting).bind(*collecting)
-        self.announce(f"compiled    collecting, {time.monotonic() - began:.0f} s")
-        began, planned = time.monotonic(), dict[str, Tensor]()
+        if self.lead.choice.engine == COMPILED:
+            began, collecting = time.monotonic(), self._collecting()
+            self._step = compiled(partial(self._collect_step, self.iteration.act), *collecting).bind(*collecting)
+            self.announce(f"compiled    collecting, {time.monotonic() - began:.0f} s")
+        self._compile_learning()
+
+    def _compile_learning(self) -> None:
+        replay, seeds, began, planned = self.config.replay, len(self.trainers), time.monotonic(), dict[str, Tensor]()
         if replay.sampling == "split":
             whole = (rows.new_zeros(replay.rollout_steps, *rows.shape[1:]) for rows in (self.replay.floats, self.replay.raw))
             batch = (*self._by_seed(*whole), self._scales())
             self._plan = compiled(self.iteration.plan, self.networks, self.targets, *batch).bind(self.networks, self.targets)
             planned = self.iteration.plan(self.networks, self.targets, *batch)
-        count = (replay.batch if replay.minibatch_size == "full" else replay.minibatch_size) // replay.window
-        first = torch.zeros(seeds * count, dtype=torch.int64)
-        rows = self._by_seed(*self.replay.rows((first, first), window=replay.window, burn_in=replay.burn_in))
-        own = {part: value[: replay.window, :, :1].expand(-1, -1, count, -1).contiguous() for part, value in planned.items()}
-        self._label(*rows, own)
-        minibatch = (*rows, own, self._scales(), torch.zeros(3, dtype=torch.float64))
-        self._learn = compiled(self.iteration.step, self.stack, self.sums, *minibatch).bind(self.stack, self.sums)
+        iterations: dict[int, Callable[..., Any]] = {}
+        for count in minibatch_sizes(replay):
+            first = torch.zeros(seeds * count, dtype=torch.int64)
+            rows = self._by_seed(*self.replay.rows((first, first), window=replay.window, burn_in=replay.burn_in))
+            own = {part: value[: replay.window, :, :1].expand(-1, -1, count, -1).contiguous() for part, value in planned.items()}
+            if not self.labels:
+                self._label(*rows, own)
+            minibatch = (*rows, own, self._scales(), torch.zeros(3, dtype=torch.float64))
+            iterations[count] = compiled(self.iteration.step, self.stack, self.sums, *minibatch).bind(self.stack, self.sums)
+        self._learn = lambda floats, *rest: iterations[floats.shape[2]](floats, *rest)
         self.announce(f"compiled    learning, {time.monotonic() - began:.0f} s")
 
 

@@ -1,4 +1,4 @@
-"""Where one round of training goes: the plain loop beside the captured one, part by part, and the recurrent unit's loops beside torch.
+"""Where one round of training goes: plain loop beside captured, part by part; the floor; the recurrent unit's loops beside torch.
 
     python scripts/profile_round.py                 # preset spread, VDN
     python scripts/profile_round.py --peers         # JaxMARL's setting: GRU, 8 copies x 26 steps, one update of 32 windows
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from bench_training import Stopwatch
 from teamcredit.marl.allocator import keep_freed_memory
+from teamcredit.marl.bench.updates import bare, products
 from teamcredit.marl.kernels import find_compiler
 from teamcredit.marl.recurrence import gru_layer, gru_layer_backward
 from teamcredit.marl.run import configure, make_env
@@ -86,6 +87,8 @@ def main() -> None:
         print(f"round, {name:9} {statistics.median(spent[engine]):6.1f} ms  ({min(spent[engine]):.1f} to {max(spent[engine]):.1f})")
     for part, seconds in watch.seconds.items():
         print(f"   {part:9} {1e3 * seconds / arguments.turns:6.1f} ms a round")
+    floor = bare(products(sides["off"].round))
+    print(f"its matrix products bare (without the recurrent unit's): {median_time(floor, arguments.turns):.1f} ms a round")
     if find_compiler() is not None:
         recurrent_unit(100)
 

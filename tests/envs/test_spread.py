@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from teamcredit.envs.native import NativeState
+from teamcredit.envs.native import NativeState, map_tensors
 from teamcredit.envs.randomness import Clock, copy_seeds
 from teamcredit.envs.spread import Spread, SpreadTask, contact_force
 
@@ -80,3 +80,22 @@ def test_a_bad_option_is_named(option):
     ((name, value),) = option.items()
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):
         Spread(**option)
+
+
+@pytest.mark.parametrize("num_agents", [1, 3, 20])
+def test_an_episode_has_the_same_bits_alone_among_many_and_in_any_memory(num_agents):
+    """Contacts magnify a last bit, so sums over agents must not depend on how many copies there are or how they lie."""
+    env = Spread(num_agents=num_agents)
+    seeds = copy_seeds(0, 65)
+    many, _ = env.reset(seeds)
+    one, _ = env.reset(seeds[:1])
+    plain, _ = env.reset(seeds[:5])
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(24):
+        action = torch.randint(5, (65, num_agents), generator=generator)
+        (many, step, view), (one, alone, seen) = env.step(many, action), env.step(one, action[:1])
+        plain, _, _ = env.step(env.load(env.dump(map_tensors(torch.Tensor.contiguous, plain))), action[:5])
+        assert torch.equal(many.task.position[:1], one.task.position)
+        assert torch.equal(many.task.position[:5], plain.task.position)
+        assert torch.equal(step.reward[:1], alone.reward)
+        assert torch.equal(view.obs[:1], seen.obs)

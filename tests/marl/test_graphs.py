@@ -1,10 +1,12 @@
 """Graphs: recorded or compiled, the same numbers, written to the same places, for whatever comes in later."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from teamcredit.envs.randomness import split
 from teamcredit.marl import graphs
 from teamcredit.marl.graphs import compiled, recorded
 from teamcredit.marl.kernels import find_compiler
@@ -161,3 +163,46 @@ def test_strides_along_axes_of_length_one_are_set_right_without_a_copy():
     fitted = graphs._fit(odd, graphs._form(torch.ones(1, 2)))
     assert fitted.stride() == (2, 1)
     assert fitted.data_ptr() == odd.data_ptr()
+
+
+@pytest.mark.parametrize("look", [lambda x: x.tolist(), lambda x: x.numpy()], ids=["tolist", "numpy"])
+def test_numbers_that_python_reads_out_of_a_tensor_are_refused(look):
+    """They would be constants of the graph, right for its first inputs only."""
+    with pytest.raises(RuntimeError, match="while a graph is recorded"):
+        compiled(lambda x: x + torch.as_tensor(look(x)), torch.ones(2))
+
+
+def test_a_product_with_one_that_is_written_later_is_no_second_name_of_the_input():
+    x = torch.zeros(2)
+    (result,) = (recorded(lambda x: torch.ops.aten.mul.Scalar(x, 1).add_(1))(x),)
+    assert x.tolist() == [0, 0]
+    assert result.tolist() == [1, 1]
+
+
+def test_files_that_another_process_removes_meanwhile_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(graphs, "KEPT", 1)
+    for name in ("graph-a.pt2", "graph-b.pt2"):
+        (tmp_path / name).write_bytes(b"")
+    gone = tmp_path / "graph-gone.pt2"
+    own = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [*own(folder, pattern), *([gone] if "pt2" in pattern else [])])
+    graphs._keep_newest(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_a_killed_compiler_left_is_cleared_after_a_day(tmp_path: Path):
+    for name, age in (("tmpold", 2 * 86_400), ("tmpnew", 60)):
+        (tmp_path / name).mkdir()
+        then = time.time() - age
+        os.utime(tmp_path / name, (then, then))
+    graphs._keep_newest(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tmpnew"]
+
+
+@needs_compiler
+def test_compiled_random_numbers_are_the_plain_ones_however_many_are_drawn(own_cache: Path):
+    """An index times a 64-bit constant wraps around; compiled into index arithmetic it would be undefined."""
+    key = torch.tensor([3, -5])
+    for count in (7, 1_100):
+        assert torch.equal(compiled(lambda key, count=count: split(key, count), key).bind()(key), split(key, count))
+    assert split(key, 1_100)[:, :7].tolist() == split(key, 7).tolist()

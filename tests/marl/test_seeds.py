@@ -104,7 +104,8 @@ def test_seeds_differ_from_one_another(unrecorded):
     "options, preset, rounds",
     [
         ({"algo": "qmix", "replay.num_envs": 16, "replay.minibatch_size": 64}, "spread", 25),
-        ({"algo": "vdn", "replay.num_envs": 16, "replay.minibatch_size": 64}, "spread", 25),
+        ({"algo": "vdn", "replay.num_envs": 16, "replay.minibatch_size": 64, "learner.lr": 1e-3}, "spread", 25),
+        ({"algo": "vdn", "replay.num_envs": 16, "replay.minibatch_size": 64, "network.layers": 2}, "spread", 25),
         (UNIFORM | {"algo": "qmix"}, "none", 200),
         (UNIFORM | {"algo": "iql"}, "none", 200),
         (GRU | {"algo": "vdn", "replay.sampling": "uniform"}, "none", 100),
@@ -112,6 +113,10 @@ def test_seeds_differ_from_one_another(unrecorded):
     ],
 )
 def test_after_200_updates_parameters_are_within_1e_4_of_the_solo_runs(options, preset, rounds):
+    """VDN with the preset's three layers at its full rate is left out: seeds 0 and 1 stay within 4e-7, but seed 2 is stiff.
+
+    There a plain run whose first weights differ by a last bit is 1e-4 away after 200 updates, and the stacked one 2e-3.
+    """
     group = together({**options, "compile": "off"}, 3, preset=preset)
     for _ in range(rounds):
         group.round()
@@ -122,15 +127,25 @@ def test_after_200_updates_parameters_are_within_1e_4_of_the_solo_runs(options, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp, fresh batches, lambda returns", "gru, stored windows"])
-def test_the_captured_loop_of_all_seeds_gives_the_solo_numbers(name):
+@pytest.mark.parametrize(
+    "name, more, engine",
+    [
+        ("mlp, fresh batches, lambda returns", {}, "compiled"),
+        ("mlp, fresh batches, lambda returns", {"replay.minibatch_size": 12, "replay.last_minibatch": "keep"}, "compiled"),
+        ("gru, stored windows", {}, "compiled"),
+        ("a planted member", {}, "learning compiled"),
+    ],
+)
+def test_the_captured_loop_of_all_seeds_gives_the_solo_numbers(name, more, engine):
     pytest.importorskip("torch._inductor")
     notes = []
-    made = configs(CASES[name] | {"compile": "on"}, 2)
+    made = configs(CASES[name] | {"compile": "on", **more}, 2)
     group = Together(made, make("native/spread"), announce=notes.append)
     assert_same_numbers(group, 4)
-    assert group.lead.choice.engine == "compiled"
-    assert sum(note.startswith("compiled ") for note in notes) == 2
+    assert group.lead.choice.engine == engine
+    assert [note.split()[1] for note in notes if note.startswith("compiled ")] == (["collecting,"] if engine == "compiled" else []) + [
+        "learning,"
+    ]
 
 
 @pytest.mark.slow
