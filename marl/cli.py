@@ -108,9 +108,9 @@ def train(
     seeds
         Several seeds, one run each: 0-4 or 0,3,5.
     jobs
-        Seeds trained side by side, each in a process of its own.
+        Seeds trained side by side, each in a process of its own; with --vectorize-seeds the processes that share the seeds.
     vectorize_seeds
-        All seeds at once in this process, stacked into the same operations (native tasks; no counterfactual critic).
+        All seeds at once, stacked into the same operations (native tasks; no counterfactual critic).
     preset
         Tried settings by name (marl config show --preset NAME prints them).
     config
@@ -118,32 +118,28 @@ def train(
     out
         The run folder (with several seeds: the folder of the run folders). Default: a new one under runs/.
     """
-    from .cli_train import conclude, conclude_seeds, refuse_jobs, run_processes, seed_command, set_threads, watch
+    from .cli_train import conclude, conclude_seeds, refuse_one_seed, run_processes, seed_commands, set_threads, watch
 
     flags = flags_layer(task, options, env)
     if seeds is not None and "seed" in flags:
         raise ConfigError(f"--seed {flags['seed']} and --seeds {seeds} exclude each other", remedy="leave one of them out")
     numbers = [None] if seeds is None else parse_numbers(seeds, "--seeds")
     if vectorize_seeds:
-        refuse_jobs(len(numbers), jobs)
+        refuse_one_seed(len(numbers))
     set_threads(common.threads)
     from .folder import seed_folder
     from .run import configure, start
 
     layers = [configure(preset=preset, file=config, options=flags | ({} if seed is None else {"seed": seed})) for seed in numbers]
+    if jobs != 1 and len(numbers) > 1:
+        given = flags | {"preset": preset, "config": config}
+        asked = [seed for seed in numbers if seed is not None]
+        return run_processes(screen, seed_commands(given, common, asked, out, together=jobs if vectorize_seeds else None), jobs=jobs)
     if vectorize_seeds:
         from .cli_seeds import train_together
 
         train_together(screen, layers, out)
         return OK
-    if jobs != 1 and len(numbers) > 1:
-        named = {"preset": preset, "config": config}
-        commands = {
-            seed: seed_command(flags | named | {"seed": seed, "out": seed_folder(out, seed)}, common)
-            for seed in numbers
-            if seed is not None
-        }
-        return run_processes(screen, commands, jobs=jobs)
     finals = []
     for seed, resolved in zip(numbers, layers, strict=True):
         folder = out if seed is None else seed_folder(out, seed)

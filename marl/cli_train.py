@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cli_options import Common
@@ -68,15 +69,29 @@ def conclude_seeds(screen: Screen, finals: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def refuse_jobs(seeds: int, jobs: int) -> None:
-    """ConfigError where --vectorize-seeds stands beside what excludes it."""
+def refuse_one_seed(seeds: int) -> None:
+    """ConfigError where --vectorize-seeds has nothing to stack."""
     if seeds < 2:
         raise ConfigError("--vectorize-seeds trains several seeds at once: name at least two", remedy="--seeds 0-9 --vectorize-seeds")
-    if jobs != 1:
-        raise ConfigError(
-            f"--jobs {jobs} and --vectorize-seeds exclude each other: a process per seed, or all seeds in this one",
-            remedy="leave one of them out",
-        )
+
+
+def seed_commands(
+    options: Mapping[str, Any], common: Common, seeds: Sequence[int], out: Path | None, *, together: int | None
+) -> dict[str, list[str]]:
+    """The command of each process, by the seeds it trains: one seed each; or as many as an equal part of them, for `together` processes."""
+    from .folder import seed_folder
+
+    if together is not None and together < 1:
+        raise ConfigError(f"--jobs {together} must be at least 1")
+    parts = [[seed] for seed in seeds] if together is None else [list(seeds[k::together]) for k in range(together)]
+    commands = {}
+    for part in filter(None, parts):
+        names = ",".join(map(str, part))
+        if len(part) == 1:
+            commands[f"seed {names}"] = seed_command({**options, "seed": part[0], "out": seed_folder(out, part[0])}, common)
+        else:
+            commands[f"seeds {names}"] = [*seed_command({**options, "seeds": names, "out": out}, common), "--vectorize-seeds"]
+    return commands
 
 
 def seed_command(options: Mapping[str, Any], common: Common) -> list[str]:
@@ -91,8 +106,8 @@ def seed_command(options: Mapping[str, Any], common: Common) -> list[str]:
     return [sys.executable, "-m", __name__.replace("cli_train", "cli"), *words, *switches, "--no-progress", f"--threads={common.threads}"]
 
 
-def run_processes(screen: Screen, commands: dict[int, list[str]], *, jobs: int) -> int:
-    """One `marl train` process per seed, at most `jobs` at a time; the exit code of the first seed that failed, else 0.
+def run_processes(screen: Screen, commands: dict[str, list[str]], *, jobs: int) -> int:
+    """One `marl train` process per command, at most `jobs` at a time; the exit code of the first one that failed, else 0.
 
     Each has a session of its own, so that a Ctrl-C reaches it once, passed on from here.
     """
@@ -104,28 +119,28 @@ def run_processes(screen: Screen, commands: dict[int, list[str]], *, jobs: int) 
         passed_on = False
         while running or (waiting and not passed_on):
             while waiting and len(running) < jobs and not passed_on:
-                seed = waiting.pop(0)
-                running[seed] = _Child(seed, commands[seed], screen, lock)
-            for seed, child in list(running.items()):
+                name = waiting.pop(0)
+                running[name] = _Child(name, commands[name], screen, lock)
+            for name, child in list(running.items()):
                 if child.finished(within=0.1 / len(running)):
-                    codes[seed] = child.close()
-                    del running[seed]
+                    codes[name] = child.close()
+                    del running[name]
             if stop() is not None and not passed_on:
                 passed_on = True
                 for child in running.values():
                     child.process.send_signal(stop() or signal.SIGTERM)
-    failed = [codes[seed] for seed in commands if codes.get(seed)]
+    failed = [codes[name] for name in commands if codes.get(name)]
     return failed[0] if failed else 0
 
 
 class _Child:
-    """One seed's process; its lines appear whole, people's with the seed before them, JSON as it is."""
+    """A process; its lines appear whole, people's with its name before them, JSON as it is."""
 
-    def __init__(self, seed: int, command: list[str], screen: Screen, lock: threading.Lock):
+    def __init__(self, name: str, command: list[str], screen: Screen, lock: threading.Lock):
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
         assert self.process.stdout is not None
         assert self.process.stderr is not None
-        prefix = f"[seed {seed}] "
+        prefix = f"[{name}] "
         streams = (
             (self.process.stdout, screen.out, "" if screen.common.json else prefix),
             (self.process.stderr, sys.stderr, prefix),

@@ -7,14 +7,17 @@ Wall time is meant for free cores: look at the load in the header.
 
     python scripts/bench_seeds.py                                        # ten seeds, eager, one thread
     python scripts/bench_seeds.py peers spread --threads 2 --compile on
+    python scripts/bench_seeds.py --processes 2 --compile on             # five seeds in each of two processes (marl train --jobs 2)
     python scripts/bench_seeds.py plain --seeds 4 --turns 9
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
@@ -52,6 +55,42 @@ def warmed(learning: Trainer | Together, counted: Trainer) -> Callable[[], None]
     return learning.round
 
 
+class Neighbour:
+    """A process that trains its share of the seeds while this one trains its own."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace, count: int):
+        context = multiprocessing.get_context("spawn")
+        self.busy, self.idle = context.Event(), context.Event()
+        self.process = context.Process(target=keep_busy, args=(name, arguments, count, self.busy, self.idle), daemon=True)
+        self.process.start()
+
+
+def keep_busy(name: str, arguments: argparse.Namespace, count: int, busy: Event, idle: Event) -> None:
+    """Rounds of `count` seeds whenever `busy` is set; `idle` says that none is under way."""
+    torch.set_num_threads(arguments.threads)
+    made = configs(name, arguments.algo, arguments.compile, count)
+    group = Together(made, make_env(made[0]))
+    many = warmed(group, group.lead)
+    while True:
+        idle.set()
+        busy.wait()
+        idle.clear()
+        while busy.is_set():
+            many()
+
+
+def beside(neighbours: list[Neighbour], work: Callable[[], None], seconds: float) -> tuple[float, float]:
+    """A turn with the neighbours at work; the CPU seconds of all processes, whose rounds are alike."""
+    for each in neighbours:
+        each.busy.set()
+    wall, cpu = turn(work, seconds)
+    for each in neighbours:
+        each.busy.clear()
+    for each in neighbours:
+        each.idle.wait()
+    return wall, cpu * (1 + len(neighbours))
+
+
 def turn(work: Callable[[], None], seconds: float) -> tuple[float, float]:
     """Wall and CPU seconds a round."""
     wall, cpu, rounds = time.perf_counter(), time.process_time(), 0
@@ -64,14 +103,19 @@ def turn(work: Callable[[], None], seconds: float) -> tuple[float, float]:
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One line of the table."""
     made = configs(name, arguments.algo, arguments.compile, arguments.seeds)
-    env = make_env(made[0])
-    single, group = Trainer(made[0], env), Together(made, env)
+    env, share = make_env(made[0]), -(-arguments.seeds // arguments.processes)
+    single, group = Trainer(made[0], env), Together(made[:share], env)
     one, many = warmed(single, single), warmed(group, group.lead)
+    neighbours = [Neighbour(name, arguments, share) for _ in range(arguments.processes - 1)]
+    for each in neighbours:
+        each.idle.wait()
     turns = []
     for number in range(arguments.turns):
         order = (one, many) if number % 2 == 0 else (many, one)
-        measured = [turn(work, arguments.seconds) for work in order]
+        measured = [beside(neighbours if work is many else [], work, arguments.seconds) for work in order]
         turns.append(measured if number % 2 == 0 else measured[::-1])
+    for each in neighbours:
+        each.process.kill()
     ratios = {kind: sorted(many[k] / one[k] for one, many in turns) for k, kind in enumerate(("wall", "cpu"))}
     return {
         "settings": name,
@@ -95,15 +139,18 @@ def main() -> None:
     parser.add_argument("--algo", default="qmix")
     parser.add_argument("--compile", choices=("on", "off"), default="off")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="that share the seeds (their number must divide that of the seeds)")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0, help="wall seconds of one turn of one side, at least")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if unknown := set(arguments.settings) - set(SETTINGS):
         parser.error(f"no settings {', '.join(sorted(unknown))}: choose from {', '.join(SETTINGS)}")
+    if arguments.seeds % arguments.processes:
+        parser.error(f"{arguments.seeds} seeds cannot be shared equally among {arguments.processes} processes")
     torch.set_num_threads(arguments.threads)
     rows = [measure(name, arguments) for name in arguments.settings or SETTINGS]
-    header = describe(None) | {"threads": arguments.threads, "seeds": arguments.seeds}
+    header = describe(None) | {"threads": arguments.threads, "processes": arguments.processes, "seeds": arguments.seeds}
     if arguments.json:
         print(json.dumps(header | {"rows": rows}))
         return

@@ -88,8 +88,8 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-ROUNDS = {"the preset of spread": 2}
-"""Rounding grows with the rounds: this preset's learning rate is high and its forces are stiff. All others: 5."""
+ROUNDS = {"the preset of spread": 1}
+"""Rounding grows with the iterations: this preset's learning rate is high, its forces are stiff, a round has 16. All others: 5."""
 
 
 @pytest.mark.parametrize("case", CASES)

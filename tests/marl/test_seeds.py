@@ -339,9 +339,19 @@ def test_the_command_shows_a_person_each_seeds_return(unrecorded, tmp_path, caps
     assert [line.split("final")[0].strip() for line in shown] == ["seed 0", "seed 4", "2 seeds  mean of their"]
 
 
+def test_two_processes_share_the_seeds_and_change_no_number(unrecorded, tmp_path, capfd):
+    assert main(command("--seeds=0-2", "--jobs=2", f"--out={tmp_path / 'shared'}")) == 0
+    shown = capfd.readouterr()
+    assert {line.partition("]")[0] for line in shown.out.splitlines()} == {"[seeds 0,2", "[seed 1"}
+    assert main(command("--seeds=0-2", f"--out={tmp_path / 'one'}")) == 0
+    for seed in range(3):
+        shared, one = (json.loads((tmp_path / way / f"seed-{seed}" / "result.json").read_text()) for way in ("shared", "one"))
+        assert shared["return"]["mean"] == pytest.approx(one["return"]["mean"], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     "words, sentence",
-    [(["--seeds=3"], "name at least two"), (["--seed=3"], "name at least two"), (["--seeds=0-3", "--jobs=2"], "exclude each other")],
+    [(["--seeds=3"], "name at least two"), (["--seed=3"], "name at least two"), (["--seeds=0-3", "--jobs=0"], "must be at least 1")],
 )
 def test_a_command_that_cannot_be_meant_is_refused(words, sentence, capsys, tmp_path):
     assert main(command(*words, f"--out={tmp_path / 'all'}")) == 2
