@@ -6,10 +6,12 @@
 from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, all_coalitions, without_each
 from .difference import aristocrat_utility, difference_reward, leave_one_out
 from .evidence import confidence_sequence, floor_pairs
+from .interactions import interactions_at_full_team, interactions_from_values
 from .intervals import mean_interval
 from .lazy import find_lazy, floors
 from .margin import Margin, measure_margin
 from .shapley import banzhaf_from_values, shapley, shapley_from_values
+from .switch_off import switch_off_matrix
 from .verdict import Verdict, explain, judge
 
 __all__ = [
@@ -28,11 +30,14 @@ __all__ = [
     "find_lazy",
     "floor_pairs",
     "floors",
+    "interactions_at_full_team",
+    "interactions_from_values",
     "judge",
     "leave_one_out",
     "mean_interval",
     "measure_margin",
     "shapley",
     "shapley_from_values",
+    "switch_off_matrix",
     "without_each",
 ]

@@ -2,21 +2,22 @@
 
     phi_i = sum over C without i of |C|! (n - |C| - 1)! / n! * (v(C + i) - v(C))          (Shapley 1953)
 
-Exact from all 2^n coalitions, or sampled. A sample is one *ring*: a random circular order. Its n starting points and two
-directions are 2n orders in which every agent takes every position equally often, and they need only the n (n - 1) arcs
-of the ring plus the empty and the full team. Every ring is unbiased, adds up to v(N) - v(empty) exactly, and is exact for
-symmetric games such as majority votes and for 2-additive ones. Coalitions drawn uniformly instead would give the Banzhaf
-value, another index.
+Exact from all 2^n coalitions, or sampled (sampling.py has the ways). By default a sample is one *ring*: a random circular order.
+Its n starting points and two directions are 2n orders in which every agent takes every position equally often, and they need
+only the n (n - 1) arcs of the ring plus the empty and the full team. Every ring is unbiased, adds up to v(N) - v(empty) exactly,
+and is exact for symmetric games such as majority votes and for 2-additive ones. Coalitions drawn uniformly instead would give
+the Banzhaf value, another index.
 """
 
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, all_coalitions, check_num_agents, episode_indices
 from .intervals import mean_interval
+from .sampling import HOW, Sampler, calls, check_sampler, draw
 
 _LARGEST_EXACT = 12
 _ESTIMAND = "each agent's average gain from joining, over all orders of joining; agents not yet joined follow the reference"
@@ -37,7 +38,8 @@ def _semivalue(values: Tensor, weight_of_size: list[float]) -> Tensor:
     return torch.stack([torch.tensordot(weights[sizes], gains, dims=1) for gains, sizes in columns])
 
 
-def _agents_in(values: Tensor) -> int:
+def agents_in(values: Tensor) -> int:
+    """How many agents 2^n coalition values are of; ValueError where their number is no such power."""
     num_agents = values.shape[0].bit_length() - 1
     if values.shape[0] != 2**num_agents or not 1 <= num_agents <= _LARGEST_EXACT:
         raise ValueError(
@@ -56,7 +58,7 @@ def shapley_from_values(values: Float[Tensor, "coalition *batch"]) -> Float[Tens
     Returns:
         phi, in the unit of `values`; its sum over agents is v(N) - v(empty).
     """
-    n = _agents_in(values)
+    n = agents_in(values)
     factorial = math.factorial
     return _semivalue(values.to(torch.float64), [factorial(size) * factorial(n - size - 1) / factorial(n) for size in range(n)])
 
@@ -67,39 +69,8 @@ def banzhaf_from_values(values: Float[Tensor, "coalition *batch"]) -> Float[Tens
     Not a split of the total: the sum is not v(N) - v(empty). It is what uniformly drawn coalitions, and an additive mixer fitted
     under uniform exploration, estimate.
     """
-    n = _agents_in(values)
+    n = agents_in(values)
     return _semivalue(values.to(torch.float64), [0.5 ** (n - 1)] * n)
-
-
-def ring_coalitions(ring: Int[Tensor, " agent"]) -> Bool[Tensor, "coalition agent"]:
-    """The n (n - 1) + 2 arcs of a circular order: row s (n - 1) + L - 1 holds the L agents from place s on; then nobody; then everybody."""
-    n = len(ring)
-    place = torch.arange(n)
-    start, length = place.repeat_interleave(n - 1), torch.arange(1, n).repeat(n)
-    inside = (place.unsqueeze(0) - start.unsqueeze(1)) % n < length.unsqueeze(1)
-    arcs = torch.zeros_like(inside)
-    arcs[:, ring] = inside
-    return torch.cat([arcs, torch.zeros(1, n, dtype=torch.bool), torch.ones(1, n, dtype=torch.bool)])
-
-
-def shapley_from_ring(ring: Int[Tensor, " agent"], values: Float[Tensor, "coalition *batch"]) -> Float[Tensor, "agent *batch"]:
-    """One unbiased estimate of the Shapley values from the values of `ring_coalitions(ring)`.
-
-        phi_p = 1/(2n) sum_{L<n} [A(p - L, L + 1) - A(p - L, L)] + [A(p, L + 1) - A(p + 1, L)],    A(s, L) = v(L agents from place s)
-
-    The first bracket is the agent at place p joining the L before it, the second joining the L after it (the ring read backwards).
-    """
-    n = len(ring)
-    batch = values.shape[1:]
-    arcs = torch.empty(n, n + 1, *batch, dtype=torch.float64)
-    arcs[:, 1:n] = values[: n * (n - 1)].to(torch.float64).unflatten(0, (n, n - 1))
-    arcs[:, 0], arcs[:, n] = values[-2], values[-1]
-    place, length = torch.arange(n).unsqueeze(1), torch.arange(n).unsqueeze(0)
-    before = arcs[(place - length) % n, length + 1] - arcs[(place - length) % n, length]
-    after = arcs[place, length + 1] - arcs[(place + 1) % n, length]
-    value = torch.empty(n, *batch, dtype=torch.float64)
-    value[ring] = (before + after).mean(1) / 2
-    return value
 
 
 def shapley(
@@ -110,6 +81,7 @@ def shapley(
     exact_up_to: int | None = None,
     budget: int = 1000,
     rings: int = 16,
+    sampler: Sampler = "rings",
     generator: torch.Generator | None = None,
     bound: float | None = None,
     confidence: float = 0.95,
@@ -123,8 +95,9 @@ def shapley(
         num_agents: n.
         episodes: for an episode game, how many paired episodes (or which).
         exact_up_to: teams up to this size are enumerated, larger ones sampled; at most 12. Default: 10 for a function, 5 with episodes.
-        budget: for a sampled function game, coalitions looked at; a ring takes n (n - 1).
-        rings: for a sampled episode game, random orders; the episodes are divided among them as evenly as they go.
+        budget: for a sampled function game, how often a value may be asked for, those known already included.
+        rings: for a sampled episode game, how many draws; the episodes are divided among them as evenly as they go.
+        sampler: what a draw is: "rings", "cyclic", "plain", "antithetic" or "stratified" (sampling.py).
         generator: draws the random orders; default: a new one with seed 0, so the same call gives the same answer.
         bound: width R of one episode's possible team return, if known: exact episode credit then has a guaranteed interval.
         confidence: of each agent's own interval.
@@ -146,6 +119,7 @@ def shapley(
         raise ValueError(
             f"exact_up_to is {exact_up_to}; exact enumeration goes up to {_LARGEST_EXACT} agents (2^{_LARGEST_EXACT} coalitions)"
         )
+    check_sampler(sampler)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     words = {"estimand": _ESTIMAND, "reference": reference, "unit": unit}
     if isinstance(game, EpisodeGame):
@@ -154,7 +128,7 @@ def shapley(
         indices = episode_indices(episodes)
         if num_agents <= exact_up_to:
             return _exact_episodes(game, indices, bound, confidence, words)
-        return _sampled_episodes(game, indices, rings, generator, confidence, words)
+        return _sampled_episodes(game, indices, rings, sampler, generator, confidence, words)
     if episodes is not None:
         raise ValueError(
             "`episodes` was given, but the game is a plain function of coalitions; wrap a simulator in EpisodeGame(simulate, num_agents)"
@@ -162,7 +136,7 @@ def shapley(
     cached = CachedGame(game, num_agents)
     if num_agents <= exact_up_to:
         return _exact_function(cached, words)
-    return _sampled_function(cached, budget, generator, confidence, words)
+    return _sampled_function(cached, budget, sampler, generator, confidence, words)
 
 
 def _exact_function(game: CachedGame, words: dict[str, str]) -> Credit:
@@ -182,29 +156,32 @@ def _exact_function(game: CachedGame, words: dict[str, str]) -> Credit:
     )
 
 
-def _sampled_function(game: CachedGame, budget: int, generator: torch.Generator, confidence: float, words: dict[str, str]) -> Credit:
+def _sampled_function(
+    game: CachedGame, budget: int, sampler: Sampler, generator: torch.Generator, confidence: float, words: dict[str, str]
+) -> Credit:
     n = game.num_agents
-    count = budget // (n * (n - 1))
+    asked = calls(sampler, n)
+    count = budget // asked
     if count < 2:
-        raise ValueError(f"budget is {budget}; sampling {n} agents needs at least {2 * n * (n - 1)} evaluations (two random orders)")
+        raise ValueError(f"budget is {budget}; sampling {n} agents needs at least {2 * asked} evaluations (two draws of {sampler})")
     samples, total = [], math.nan
     for _ in range(count):
-        ring = torch.randperm(n, generator=generator)
-        values = game(ring_coalitions(ring))
+        one = draw(sampler, n, generator)
+        values = game(one.coalitions)
         total = float(values[-1] - values[-2])
-        samples.append(shapley_from_ring(ring, values))
-    per_ring = torch.stack(samples, -1)
-    low, high, how = mean_interval(per_ring, confidence=confidence)
+        samples.append(one.combine(values))
+    per_draw = torch.stack(samples, -1)
+    low, high, how = mean_interval(per_draw, confidence=confidence)
     return Credit(
-        value=per_ring.mean(-1),
+        value=per_draw.mean(-1),
         low=low,
         high=high,
-        method="sampled Shapley value (rings: every agent in every position, both directions)",
+        method=f"sampled Shapley value ({HOW[sampler]})",
         total=total,
         evaluations=game.evaluations,
         episodes=0,
         env_steps=0,
-        resampled=f"{count} random circular orders; {how}",
+        resampled=f"{count} draws; {how}",
         approximate=True,
         **words,
     )
@@ -231,7 +208,13 @@ def _exact_episodes(game: EpisodeGame, episodes: Tensor, bound: float | None, co
 
 
 def _sampled_episodes(
-    game: EpisodeGame, episodes: Tensor, rings: int, generator: torch.Generator, confidence: float, words: dict[str, str]
+    game: EpisodeGame,
+    episodes: Tensor,
+    rings: int,
+    sampler: Sampler,
+    generator: torch.Generator,
+    confidence: float,
+    words: dict[str, str],
 ) -> Credit:
     if rings < 2:
         raise ValueError(f"rings is {rings}; an interval over random orders needs at least 2")
@@ -239,22 +222,22 @@ def _sampled_episodes(
     steps, evaluations = game.env_steps, game.evaluations
     samples, totals = [], []
     for group in episodes.tensor_split(rings):
-        ring = torch.randperm(game.num_agents, generator=generator)
-        values = game.play(ring_coalitions(ring), group).mean(-1)
-        samples.append(shapley_from_ring(ring, values))
+        one = draw(sampler, game.num_agents, generator)
+        values = game.play(one.coalitions, group).mean(-1)
+        samples.append(one.combine(values))
         totals.append(values[-1] - values[-2])
-    per_ring = torch.stack(samples, -1)
-    low, high, how = mean_interval(per_ring, confidence=confidence)
+    per_draw = torch.stack(samples, -1)
+    low, high, how = mean_interval(per_draw, confidence=confidence)
     return Credit(
-        value=per_ring.mean(-1),
+        value=per_draw.mean(-1),
         low=low,
         high=high,
-        method="sampled Shapley value (rings: every agent in every position, both directions)",
+        method=f"sampled Shapley value ({HOW[sampler]})",
         total=float(torch.stack(totals).mean()),
         evaluations=game.evaluations - evaluations,
         episodes=len(episodes),
         env_steps=game.env_steps - steps,
-        resampled=f"{len(episodes)} paired episodes in {rings} groups, each with its own random circular order; {how}",
+        resampled=f"{len(episodes)} paired episodes in {rings} groups, a draw each; {how}",
         approximate=True,
         **words,
     )
