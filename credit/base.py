@@ -50,7 +50,8 @@ class Credit:
     unit: str
     """Unit of `value`."""
     total: float
-    """v(N) - v(empty) as measured; Shapley values add up to it, leave-one-out values need not. NaN where v(empty) was not played."""
+    """v(N) - v(empty) as measured; Shapley values add up to it (sampled stratified: on average), leave-one-out
+    values need not. NaN where v(empty) was not played."""
     evaluations: int
     """Coalition values computed for this estimate: distinct coalitions, times their episodes in an episode game."""
     episodes: int

@@ -37,9 +37,9 @@ def interactions_from_values(values: Float[Tensor, "coalition *batch"]) -> Float
 
 def interactions_at_full_team(game: CoalitionGame, num_agents: int) -> Float[Tensor, "agent agent"]:
     """I_ij at the full team for every pair, from 1 + n (n + 1) / 2 coalitions; symmetric, with zeros on the diagonal."""
+    cached = CachedGame(game, num_agents)
     out = torch.eye(num_agents, dtype=torch.bool)
     left_out = out.unsqueeze(0) | out.unsqueeze(1)  # (agent, agent, member): on the diagonal one agent, elsewhere two
-    cached = CachedGame(game, num_agents)
     without = cached(~left_out.flatten(0, 1)).unflatten(0, (num_agents, num_agents))
     alone = without.diagonal()
     pairs = cached(torch.ones(1, num_agents, dtype=torch.bool)) - alone.unsqueeze(0) - alone.unsqueeze(1) + without

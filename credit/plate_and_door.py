@@ -31,8 +31,8 @@ def plate_and_door(reference: Literal["random", "noop"], horizon: int = 8) -> Pl
     """The truth under a reference: uniform over the three actions, or staying."""
     if reference not in ("random", "noop"):
         raise ValueError(f'reference is {reference!r}; choose "random" or "noop"')
-    if horizon < 3:
-        raise ValueError(f"horizon is {horizon}; the walker needs 3 steps")
+    if not 3 <= horizon <= 500:
+        raise ValueError(f"horizon is {horizon}; the walker needs 3 steps, and the table goes up to 500")
 
     def moves(own: int, trained: bool) -> tuple[tuple[int, float], ...]:
         if trained:

@@ -3,8 +3,9 @@
     python scripts/bench_sampling.py                       # error at a budget: airport (6 and 20 agents), majority, random 2-additive
     python scripts/bench_sampling.py --coverage            # 95% intervals over noisy games, 1,000 repetitions
 
-Calls are counted before any cache. RMSE is over agents and repetitions; "bias / SE" is the largest deviation of an agent's mean
-estimate from the truth, in standard errors of that mean (below 3: no bias seen). Truths are closed forms (credit/games.py).
+Calls are counted before any cache, in whole draws: at most as many as stated. RMSE is over agents and repetitions; "bias / SE" is
+the largest deviation of an agent's mean estimate from the truth, in standard errors of that mean (below 3: no bias seen). Truths are
+closed forms (credit/games.py). The last rows of --coverage have no noise, many agents and few draws, where intervals are rough.
 """
 
 import argparse
@@ -38,8 +39,11 @@ def errors(game: TrueGame, sampler: Sampler, budget: int, repetitions: int) -> t
     return float(off.square().mean().sqrt()), float((off.mean(0).abs() / error).max())
 
 
-def covered(game: TrueGame, sampler: Sampler, noise: float, repetitions: int) -> tuple[float, float]:
-    """The share of agents' 95% intervals that hold the truth, and their mean width: every episode adds noise of its own to v."""
+def covered(game: TrueGame, sampler: Sampler, noise: float, repetitions: int, budget: int | None) -> tuple[float, float]:
+    """The share of agents' 95% intervals that hold the truth, and their mean width.
+
+    Every episode adds noise of its own to v, 64 of them in 32 draws; with a budget v is a plain function.
+    """
     hits, widths = [], []
     for repetition in range(repetitions):
         generator = torch.Generator().manual_seed(repetition)
@@ -48,15 +52,11 @@ def covered(game: TrueGame, sampler: Sampler, noise: float, repetitions: int) ->
             values = game(coalitions).unsqueeze(1)
             return values + noise * torch.randn(len(coalitions), len(episodes), generator=generator, dtype=torch.float64), 0
 
-        credit = shapley(
-            EpisodeGame(simulate, game.num_agents),
-            game.num_agents,
-            episodes=64,
-            rings=32,
-            exact_up_to=0,
-            sampler=sampler,
-            generator=generator,
-        )
+        how = {"exact_up_to": 0, "sampler": sampler, "generator": generator}
+        if budget is None:
+            credit = shapley(EpisodeGame(simulate, game.num_agents), game.num_agents, episodes=64, rings=32, **how)
+        else:
+            credit = shapley(game, game.num_agents, budget=budget, **how)
         assert credit.low is not None
         assert credit.high is not None
         hits.append((credit.low - 1e-12 <= game.shapley) & (game.shapley <= credit.high + 1e-12))
@@ -72,16 +72,13 @@ def main() -> None:
     arguments = parser.parse_args()
     samplers = get_args(Sampler)
     if arguments.coverage:
-        repetitions = arguments.repetitions or 1_000
-        shown = [
-            (airport(range(1, 7)), arguments.noise),
-            (majority(7, 4), 0.0),
-            (random_two_additive(6, torch.Generator().manual_seed(0)), arguments.noise),
-        ]
+        repetitions, noise = arguments.repetitions or 1_000, arguments.noise
+        two_additive = random_two_additive(6, torch.Generator().manual_seed(0))
+        shown = [(airport(range(1, 7)), noise, None), (majority(7, 4), 0.0, None), (two_additive, noise, None)]
         rows = []
-        for game, noise in shown:
-            for sampler in ("rings", "cyclic", "plain"):
-                share, width = covered(game, sampler, noise, repetitions)
+        for game, noise, budget in [*shown, (airport(range(1, 21)), 0.0, 2_000)]:
+            for sampler in samplers:
+                share, width = covered(game, sampler, noise, repetitions, budget)
                 rows.append((game.name, str(game.num_agents), number(noise), sampler, f"{share:.3f}", number(width)))
         print(table(("game", "agents", "noise", "way", "coverage", "mean width"), rows))
         return

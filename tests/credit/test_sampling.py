@@ -6,7 +6,7 @@ import pytest
 import torch
 from teamcredit.credit import EpisodeGame, all_coalitions, shapley, shapley_from_values
 from teamcredit.credit.games import airport, majority, random_two_additive
-from teamcredit.credit.sampling import HOW, _of_orders, calls, draw
+from teamcredit.credit.sampling import HOW, _of_orders, calls, check_sampler, draw
 
 SAMPLERS = tuple(HOW)
 
@@ -81,17 +81,29 @@ def test_calls_are_counted_before_any_cache(sampler, expected):
     credit = shapley(airport(range(1, 7)), 6, exact_up_to=0, budget=1000, sampler=sampler)
     assert credit.resampled.startswith(f"{1000 // expected} draws")
     assert HOW[sampler] in credit.method
+    own = estimates(sampler, airport(range(1, 7)), 6, 1000 // expected)  # the same orders: the default generator has seed 0 too
+    torch.testing.assert_close(credit.value, own.mean(0), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_episodes_are_shared_among_the_draws(sampler):
+    """Episode k is worth k times the game: each of two draws sees its own half of the episodes."""
     game = airport([1, 2, 4])
-    episodic = EpisodeGame(lambda coalitions, episodes: (game(coalitions).unsqueeze(1).expand(-1, len(episodes)), 0), 3)
-    credit = shapley(episodic, 3, episodes=400, exact_up_to=0, rings=100, sampler=sampler)
-    assert credit.low is not None
-    assert credit.high is not None
-    spread = (credit.high - credit.low) / 2
-    assert bool(((credit.value - game.shapley).abs() <= 2 * spread + 1e-12).all())
+    episodic = EpisodeGame(lambda coalitions, episodes: (game(coalitions).unsqueeze(1) * episodes, 0), 3)
+    credit = shapley(episodic, 3, episodes=8, exact_up_to=0, rings=2, sampler=sampler)
+    first, second = estimates(sampler, game, 3, 2)
+    torch.testing.assert_close(credit.value, (1.5 * first + 5.5 * second) / 2, rtol=0, atol=1e-12)
+    assert credit.total == pytest.approx(4 * 3.5)
+    assert "2 groups, a draw each" in credit.resampled
+    assert "rough, since there are fewer than 8 draws" in credit.resampled
+
+
+def test_a_rare_large_gain_is_not_ruled_out_by_single_orders_that_missed_it():
+    """Thirty must agree: an agent earns in one order of thirty, and where none did its interval must still hold 1/30."""
+    for seed in range(20):
+        credit = shapley(majority(30, 30), 30, budget=300, exact_up_to=0, sampler="plain", generator=torch.Generator().manual_seed(seed))
+        assert credit.high is not None
+        assert bool((credit.high >= 1 / 30).all())
 
 
 def test_stratified_coalitions_have_every_size_once_for_each_agent():
@@ -105,4 +117,9 @@ def test_stratified_coalitions_have_every_size_once_for_each_agent():
 
 def test_a_way_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="choose one of rings, cyclic, plain, antithetic, stratified"):
-        shapley(airport([1, 2]), 2, sampler="uniform")  # pyright: ignore[reportArgumentType]
+        check_sampler("uniform")
+
+
+def test_too_small_a_budget_names_what_would_do():
+    with pytest.raises(ValueError, match=r'needs at least 1744 .*or take sampler="plain", 31 a draw'):
+        shapley(majority(30, 30), 30)

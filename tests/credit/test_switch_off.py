@@ -32,7 +32,7 @@ def test_plate_and_door_against_staying_where_one_is():
     assert switch_off_matrix(truth.rewards, truth.values).tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
 
 
-def test_a_hidden_delayed_chain_pays_a_step_when_it_is_made_and_no_luck():
+def test_a_hidden_delayed_chain_pays_a_step_when_it_is_made():
     """R = sum of w[t, i] over hits, paid at the end: C[t, i] = w[t, i] (P(the policy hits) - P(the reference hits)), whatever was hit."""
     generator = torch.Generator().manual_seed(0)
     steps, agents, policy, reference = 5, 3, 0.75, 0.25
@@ -67,5 +67,10 @@ def test_what_does_not_fit_is_named():
         switch_off_matrix(torch.zeros(2), torch.zeros(5, 3))
     with pytest.raises(ValueError, match="NaN"):
         switch_off_matrix(torch.tensor([0.0, torch.nan]), torch.zeros(4, 3))
+    with pytest.raises(ValueError, match="NaN"):
+        switch_off_matrix(torch.zeros(2), torch.tensor([[0.0, torch.nan, 0.0]] * 4))
+    for values in (torch.zeros(4), torch.zeros(4, 3, 7)):
+        with pytest.raises(ValueError, match="same further axes"):
+            switch_off_matrix(torch.zeros(2), values)
     with pytest.raises(ValueError, match="walker needs 3"):
         plate_and_door("noop", horizon=2)
