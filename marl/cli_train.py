@@ -81,8 +81,6 @@ def seed_commands(
     """The command of each process, by the seeds it trains: one seed each; or as many as an equal part of them, for `together` processes."""
     from .folder import seed_folder
 
-    if together is not None and together < 1:
-        raise ConfigError(f"--jobs {together} must be at least 1")
     parts = [[seed] for seed in seeds] if together is None else [list(seeds[k::together]) for k in range(together)]
     commands = {}
     for part in filter(None, parts):

@@ -8,7 +8,6 @@ VMAS has no time limit here and starts none. One unit is one env step: one joint
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,7 +60,8 @@ def capture_step(env: Any, state: Any, action: Tensor) -> Callable[..., Any]:
         new, step, view = env.step(state, action)
         write_into(state, owned(new, order=torch.preserve_format))
         if env.spec.state_is_obs:
-            (after, view) = (Seen(seen.obs, seen.available, seen.alive) for seen in (step.after, view))
+            # without the state, which is the observations under another name
+            after, view = ({"obs": seen.obs, "available": seen.available, "alive": seen.alive} for seen in (step.after, view))
             return owned(((step.reward, step.agent_reward, step.terminated, step.truncated, after), view))
         return owned((step, view))
 
@@ -73,15 +73,6 @@ def capture_step(env: Any, state: Any, action: Tensor) -> Callable[..., Any]:
         return state, *bound(action)
 
     return call
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A view without the state, which here is the observations under another name."""
-
-    obs: Tensor
-    available: Tensor
-    alive: Tensor
 
 
 def _masked_stepper(step: Callable[..., Any], state: Any, view: View, clock: Clock) -> Side:

@@ -98,6 +98,13 @@ def test_episodes_are_shared_among_the_draws(sampler):
     assert "rough, since there are fewer than 8 draws" in credit.resampled
 
 
+def test_stratified_coalitions_of_different_sizes_are_drawn_apart():
+    """Taken from one ranking, the smaller would lie inside the larger."""
+    before = draw("stratified", 8, torch.Generator().manual_seed(0)).coalitions[64:128].unflatten(0, (8, 8))
+    assert (before[:, 3] & ~before[:, 4]).any(1).sum() >= 4
+    assert len({tuple(row) for row in before[:, 3].int().tolist()}) > 4
+
+
 def test_a_rare_large_gain_is_not_ruled_out_by_single_orders_that_missed_it():
     """Thirty must agree: an agent earns in one order of thirty, and where none did its interval must still hold 1/30."""
     for seed in range(20):

@@ -74,3 +74,7 @@ def test_what_does_not_fit_is_named():
             switch_off_matrix(torch.zeros(2), values)
     with pytest.raises(ValueError, match="walker needs 3"):
         plate_and_door("noop", horizon=2)
+
+
+def test_with_all_the_time_in_the_world_the_walker_arrives_whoever_plays_at_random():
+    assert plate_and_door("random", horizon=2_000).values[0, 0] > 0.999

@@ -14,6 +14,9 @@ from teamcredit.envs.warehouse_layout import DOWN, LEFT, RIGHT, UP, parse_size
 from teamcredit.envs.warehouse_move import may_move
 from teamcredit.envs.warehouse_ties import Ties, probe_sequence
 from teamcredit.envs.warehouse_view import LOADED, NUMBER, REQUESTED, SHELF
+from teamcredit.marl.graphs import compiled
+from teamcredit.marl.kernels import find_compiler
+from teamcredit.marl.trees import owned
 
 NOOP, FORWARD, TURN_LEFT, TURN_RIGHT, TOGGLE = range(5)
 COLS = 10  # of the tiny warehouse: corridors are x = 0, 3, 6, 9, y = 0, 9, 10 and the queue x = 4, 5
@@ -384,14 +387,18 @@ def test_every_tensor_of_a_state_is_contiguous_so_that_a_captured_step_is_made_f
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
+@pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler here")
 @pytest.mark.parametrize("size", ["tiny-2ag", "small-4ag", "tiny-6ag"])
-def test_one_compiled_graph_says_what_the_eager_functions_say(size, request):
-    if request.config.getoption("--jaxtyping-packages", None):
-        pytest.skip("the compiler does not trace through the checks of shapes that --jaxtyping-packages puts in")
+def test_one_compiled_graph_says_what_the_eager_functions_say(size):
     env = make(f"native/rware-{size}")
-    begin, advance, observe = (torch.compile(f, fullgraph=True, dynamic=False) for f in (env.begin, env.advance, env.observe))
     state, _ = env.reset(copy_seeds(0, 32))
+    action = torch.zeros(32, env.spec.num_agents, dtype=torch.int64)
+
+    def graph(function, *example):
+        return compiled(lambda *inputs: owned(function(*inputs)), *example).bind()
+
+    begin, observe = graph(env.begin, state.clock), graph(env.observe, state.task)
+    advance = graph(env.advance, state.task, action, state.clock)
 
     def same(one, two) -> bool:
         return all(torch.equal(first, second) for first, second in zip(name_tensors(one).values(), name_tensors(two).values(), strict=True))
