@@ -3,10 +3,11 @@
 `teamcredit.credit.shapley` is the function; its module has the same name and is reached by `from teamcredit.credit.shapley import ...`.
 """
 
-from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, all_coalitions, without_each
+from .banzhaf import banzhaf
+from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, Reference, all_coalitions, without_each
 from .difference import aristocrat_utility, difference_reward, leave_one_out
 from .evidence import confidence_sequence, floor_pairs
-from .interactions import interactions_at_full_team, interactions_from_values
+from .interactions import Interactions, interactions_at_full_team, interactions_from_values, measure_interactions
 from .intervals import mean_interval
 from .lazy import find_lazy, floors
 from .margin import Margin, measure_margin
@@ -19,10 +20,13 @@ __all__ = [
     "CoalitionGame",
     "Credit",
     "EpisodeGame",
+    "Interactions",
     "Margin",
+    "Reference",
     "Verdict",
     "all_coalitions",
     "aristocrat_utility",
+    "banzhaf",
     "banzhaf_from_values",
     "confidence_sequence",
     "difference_reward",
@@ -35,6 +39,7 @@ __all__ = [
     "judge",
     "leave_one_out",
     "mean_interval",
+    "measure_interactions",
     "measure_margin",
     "shapley",
     "shapley_from_values",

@@ -7,7 +7,8 @@ every coalition (common random numbers), so differences between coalitions are p
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -29,6 +30,23 @@ class Simulate(Protocol):
     def __call__(
         self, coalitions: Bool[Tensor, "coalition agent"], episodes: Int[Tensor, " episode"], /
     ) -> tuple[Float[Tensor, "coalition episode"], int]: ...
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What absent agents do instead of their policy. A credit figure means nothing without it."""
+
+    name: str
+    """As it is asked for: "noop", "random", "peer:agent_1", ..."""
+    words: str
+    """What it does, in a sentence's half."""
+    content: bytes
+    """All that its behaviour depends on: actions, probabilities, weights."""
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits of the content, the same on every machine: two references with the same digest act alike."""
+        return sha256(self.content).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -62,6 +80,8 @@ class Credit:
     """What the interval counts as chance: episodes, random orders, nothing; and by which bound."""
     approximate: bool
     """True where the interval's coverage holds for many samples only (t); False where it is exact or guaranteed."""
+    reference_digest: str = field(default="", kw_only=True)
+    """`Reference.digest` of what absent agents did; "" where nobody said."""
 
 
 def coalition_masks(coalitions: Bool[Tensor, "coalition agent"]) -> Int[Tensor, " coalition"]:
@@ -83,6 +103,21 @@ def check_num_agents(num_agents: int) -> None:
     """Refuses a team that has no coalitions, or more than a mask holds."""
     if not 1 <= num_agents <= 62:
         raise ValueError(f"num_agents is {num_agents}; a coalition game has 1 to 62 agents")
+
+
+LARGEST_EXACT = 12
+
+
+def refuse_enumeration(num_agents: int) -> None:
+    """ValueError for a team whose 2^n coalitions are too many to enumerate: how many there are, and what to do instead."""
+    check_num_agents(num_agents)
+    if num_agents > LARGEST_EXACT:
+        raise ValueError(
+            f"{num_agents} agents have 2^{num_agents} = {2**num_agents:,} coalitions; exact values are computed for up to "
+            f"{LARGEST_EXACT} agents ({2**LARGEST_EXACT:,} coalitions). "
+            f"Sample instead: shapley(game, {num_agents}, budget=...) of a function, "
+            f"shapley(game, {num_agents}, episodes=..., rings=16) of episodes"
+        )
 
 
 def _checked(values: Tensor, shape: tuple[int, ...], meaning: str) -> Tensor:

@@ -7,13 +7,30 @@ The second is the Shapley interaction index (Grabisch and Roubens 1999). Below 0
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from .base import CachedGame, CoalitionGame, all_coalitions
+from .base import CachedGame, CoalitionGame, EpisodeGame, all_coalitions, episode_indices, refuse_enumeration
+from .intervals import mean_interval
 from .shapley import agents_in
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """The Shapley interaction index of every pair, measured in episodes."""
+
+    value: Float[Tensor, "agent agent"]
+    """I_ij in team return: below 0 the two stand in for each other, above 0 they need each other. Zeros on the diagonal."""
+    low: Float[Tensor, "agent agent"]
+    """Lower end of each pair's own 95% interval (or the confidence asked for)."""
+    high: Float[Tensor, "agent agent"]
+    reference: str
+    episodes: int
+    env_steps: int
+    resampled: str
 
 
 def interactions_from_values(values: Float[Tensor, "coalition *batch"]) -> Float[Tensor, "agent agent *batch"]:
@@ -44,3 +61,26 @@ def interactions_at_full_team(game: CoalitionGame, num_agents: int) -> Float[Ten
     alone = without.diagonal()
     pairs = cached(torch.ones(1, num_agents, dtype=torch.bool)) - alone.unsqueeze(0) - alone.unsqueeze(1) + without
     return pairs.fill_diagonal_(0.0)
+
+
+def measure_interactions(
+    game: EpisodeGame,
+    *,
+    episodes: "Int[Tensor, ' episode'] | int",
+    bound: float | None = None,
+    confidence: float = 0.95,
+    reference: str = "the absent agents' reference",
+) -> Interactions:
+    """I_ij of every pair over paired episodes, all 2^n coalitions played (up to 12 agents).
+
+    `bound`: the width R of one episode's possible team return, if known: an index of one episode lies within +-2 R, and its interval is
+    guaranteed; else it is a t interval.
+    """
+    refuse_enumeration(game.num_agents)
+    indices, steps = episode_indices(episodes), game.env_steps
+    per_episode = interactions_from_values(game.play(all_coalitions(game.num_agents), indices))
+    low, high, how = mean_interval(per_episode, bound=None if bound is None else 2 * bound, confidence=confidence)
+    value = per_episode.mean(-1)
+    for ends in (low, high):
+        ends.fill_diagonal_(0.0)
+    return Interactions(value, low, high, reference, len(indices), game.env_steps - steps, f"{len(indices)} paired episodes; {how}")

@@ -15,11 +15,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, all_coalitions, check_num_agents, episode_indices
+from .base import (
+    LARGEST_EXACT,
+    CachedGame,
+    CoalitionGame,
+    Credit,
+    EpisodeGame,
+    all_coalitions,
+    check_num_agents,
+    episode_indices,
+    refuse_enumeration,
+)
 from .intervals import mean_interval
 from .sampling import HOW, Sampler, calls, check_sampler, draw
 
-_LARGEST_EXACT = 12
 _FEW = 8
 _ESTIMAND = "each agent's average gain from joining, over all orders of joining; agents not yet joined follow the reference"
 
@@ -42,9 +51,9 @@ def _semivalue(values: Tensor, weight_of_size: list[float]) -> Tensor:
 def agents_in(values: Tensor) -> int:
     """How many agents 2^n coalition values are of; ValueError where their number is no such power."""
     num_agents = values.shape[0].bit_length() - 1
-    if values.shape[0] != 2**num_agents or not 1 <= num_agents <= _LARGEST_EXACT:
+    if values.shape[0] != 2**num_agents or not 1 <= num_agents <= LARGEST_EXACT:
         raise ValueError(
-            f"{values.shape[0]} coalition values: expected 2^n of them for n = 1 to {_LARGEST_EXACT} agents, "
+            f"{values.shape[0]} coalition values: expected 2^n of them for n = 1 to {LARGEST_EXACT} agents, "
             "where entry m is v of the agents whose bits are set in m (credit.base.all_coalitions)"
         )
     return num_agents
@@ -117,10 +126,10 @@ def shapley(
         exact_up_to = 1
     elif exact_up_to is None:
         exact_up_to = 5 if isinstance(game, EpisodeGame) else 10
-    if not 0 <= exact_up_to <= _LARGEST_EXACT:
-        raise ValueError(
-            f"exact_up_to is {exact_up_to}; exact enumeration goes up to {_LARGEST_EXACT} agents (2^{_LARGEST_EXACT} coalitions)"
-        )
+    if exact_up_to < 0:
+        raise ValueError(f"exact_up_to is {exact_up_to}; it is a number of agents, 0 for sampling always")
+    if exact_up_to >= num_agents:
+        refuse_enumeration(num_agents)
     check_sampler(sampler)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     words = {"estimand": _ESTIMAND, "reference": reference, "unit": unit}

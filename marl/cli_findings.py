@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from .cli_critic import critic_document, critic_text
@@ -50,6 +51,7 @@ def estimate_document(run: "Run", method: str, credit: "Credit") -> dict[str, An
     return {
         "method": method,
         "reference": credit.reference,
+        "reference_digest": credit.reference_digest,
         "estimand": credit.estimand,
         "unit": credit.unit,
         "env_steps": run.env_steps,
@@ -67,8 +69,21 @@ def estimate_document(run: "Run", method: str, credit: "Credit") -> dict[str, An
     }
 
 
-def credit_text(run: "Run", estimates: Sequence[Mapping[str, Any]]) -> str:
-    """`marl credit`: agents down, estimates across, and under it what each column says."""
+def comparison_document(run: "Run", methods: Sequence[str], estimates: Sequence["Credit"]) -> dict[str, Any]:
+    """How far several estimates of one team agree, and what to bear in mind about each."""
+    from ..credit.agreement import agreement
+    from .credit_flags import flags
+
+    matrix = agreement(estimates).tolist()
+    names = [f"{method} ({credit.reference})" for method, credit in zip(methods, estimates, strict=True)]
+    return {
+        "agreement": {"measure": "Spearman's rank correlation over agents", "estimates": names, "matrix": matrix},
+        "flags": [asdict(flag) for flag in flags(run, methods, estimates, matrix)],
+    }
+
+
+def credit_text(run: "Run", estimates: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None = None) -> str:
+    """`marl credit`: agents down, estimates across, and under it what each column says and how far they agree."""
     columns = [f"{item['method']} ({item['reference']})" for item in estimates]
     rows = [(name, *(_credit_cell(item["agents"][name]) for item in estimates)) for name in run.env.spec.agents]
     notes = [
@@ -78,7 +93,23 @@ def credit_text(run: "Run", estimates: Sequence[Mapping[str, Any]]) -> str:
     ]
     title = f"credit of {run.name} at {run.env_steps:,} env steps: what each agent earns for the team"
     critics = [critic_text(item) for item in estimates if "reliable" in item]
-    return "\n".join([title, table(("agent", *columns), rows), *notes, *critics])
+    compared = [] if comparison is None else comparison_text(comparison)
+    return "\n".join([title, table(("agent", *columns), rows), *notes, *critics, *compared])
+
+
+def comparison_text(comparison: Mapping[str, Any]) -> list[str]:
+    """The agreement of several estimates as a table, then what to bear in mind, warnings first."""
+    lines, names = [], comparison["agreement"]["estimates"]
+    if len(names) > 1:
+        matrix = comparison["agreement"]["matrix"]
+        rows = [(name, *(_correlation(value) for value in row)) for name, row in zip(names, matrix, strict=True)]
+        lines += ["agreement (Spearman's rank correlation over agents; -: no order to compare)", table(("", *names), rows)]
+    lines += [f"{flag['level']}: {'' if flag['about'] == 'all' else flag['about'] + ': '}{flag['text']}." for flag in comparison["flags"]]
+    return lines
+
+
+def _correlation(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.2f}"
 
 
 def _credit_cell(entry: Mapping[str, Any]) -> str:

@@ -1,11 +1,17 @@
 """Commands that look at a trained team: its return, what each agent earned, who does not pull its weight."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from .cli_errors import NO, OK
-from .cli_options import NO_COMMON, CommonOptions, Method, Output, Reference, parse_numbers
+from .cli_options import NO_COMMON, CommonOptions, Method, Output, parse_numbers
+from .cli_readouts import NO_OPTIONS, READOUTS, AllReadoutOptions, Asked
+
+
+def file_name(reference: str) -> str:
+    """A reference's name as part of a file's name."""
+    return reference.replace("/", "-").replace(":", "-")
 
 
 def evaluate_run(
@@ -53,53 +59,76 @@ def credit(
     /,
     *,
     method: Annotated[tuple[Method, ...], Parameter(consume_multiple=True)] = ("shapley", "difference"),
-    reference: Annotated[tuple[Reference, ...] | None, Parameter(consume_multiple=True)] = None,
-    episodes: int = 64,
+    reference: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
+    episodes: int | None = None,
     seed: int = 0,
+    from_step: int = 0,
     forks: int | None = None,
+    readout: AllReadoutOptions = NO_OPTIONS,
     common: CommonOptions = NO_COMMON,
     screen: Output,
 ) -> int:
-    """Measure what each agent earns for the team, with 95% intervals.
+    """Measure what each agent earns for the team, with 95% intervals, in several ways that can be compared.
 
     Parameters
     ----------
     run
         Run folder, name, or last; @best or @ENV_STEPS picks a checkpoint.
     method
-        shapley: an agent's average contribution over all orders of joining; difference: what is lost without it alone;
-        critic: what its single decisions are worth by the run's own critic (coma, or trained with --critic.kind mlp), and whether
-        that critic is to be believed.
+        Played: shapley: an agent's average contribution over all orders of joining; difference: what is lost without it alone; banzhaf:
+        its contribution averaged over all sets of teammates; interactions: of every pair.
+        Learned: critic: single decisions by the run's own critic (coma, or trained with --critic.kind mlp), and whether that critic is to
+        be believed.
     reference
-        What an absent agent does: noop (nothing) or random. Default: noop where every agent can do nothing, else random.
+        What an absent agent does: noop, random, average, peer:AGENT, RUN@ENV_STEPS (@ENV_STEPS: of this run). Default: noop where every
+        agent can do nothing, else random.
     episodes
-        Episodes, each played once for every set of agents present (critic: once).
+        Episodes, each played once for every set of agents present. Default: 64 (switch-off: 4, temporal and inputs: 16).
     seed
         Of the sampled orders (teams above five agents), and of the forks.
+    from_step
+        shapley, difference, banzhaf: agents are absent from this step of each episode on.
     forks
         critic: single actions, per agent, that are replaced and played on to test the critic. Default: 64 on native tasks, else 0.
     """
     from .cli_train import set_threads
 
     set_threads(common.threads)
-    from .cli_findings import credit_text, estimate_document, keep
-    from .inspection import check_credit, default_references, measure_credit
+    from .cli_findings import comparison_document, credit_text, estimate_document, keep
+    from .inspection import EPISODE_METHODS, check_credit, measure_credit
+    from .references import default_references, make_reference
     from .run import load
 
     opened = load(run)
-    references = reference or default_references(opened.env.spec)[:1]
-    check_credit(opened, method, references, episodes, forks)
-    estimates = []
-    for other in references:
-        for one in method:
-            of_critic = forks if one == "critic" else None
-            found = measure_credit(opened, method=one, reference=other, episodes=episodes, seed=seed, forks=of_critic)
-            estimates.append(estimate_document(opened, one, found))
+    names = reference or default_references(opened.env.spec)[:1]
+    figures = [one for one in method if one not in READOUTS]
+    check_credit(opened, figures, names, 64 if episodes is None else episodes, forks, from_step)
+    estimates, found, asked = [], [], []
+    for name in names:
+        stand = make_reference(name, opened)
+        for one in figures:
+            played = one in EPISODE_METHODS
+            options: dict[str, Any] = {"forks": forks} if one == "critic" else {"from_step": from_step} if played else {}
+            of = stand if played else name
+            found.append(measure_credit(opened, method=one, reference=of, episodes=episodes or 64, seed=seed, **options))
+            asked.append(one)
+            estimates.append(estimate_document(opened, one, found[-1]))
     for estimate in estimates:
-        name = f"{estimate['method']}-{estimate['reference']}"
-        screen.say(f"stored {keep(opened, name, estimate)}")
-    screen.result(credit_text(opened, estimates))
-    screen.document({"run": str(opened.folder), "estimates": estimates})
+        stored = keep(opened, f"{estimate['method']}-{file_name(estimate['reference'])}", estimate)
+        screen.say(f"stored {stored}")
+    document: dict[str, Any] = {"run": str(opened.folder), "estimates": estimates}
+    if estimates:
+        comparison = comparison_document(opened, asked, found)
+        document |= comparison
+        screen.result(credit_text(opened, estimates, comparison))
+    for one in (one for one in method if one in READOUTS):
+        for name in names if READOUTS[one].per_reference else names[:1]:
+            shown = READOUTS[one].document(opened, Asked(name, episodes, seed, readout))
+            stored = keep(opened, f"{one}-{file_name(name)}" if READOUTS[one].per_reference else one, shown)
+            screen.say(f"stored {stored}")
+            document.setdefault("readouts", []).append({"method": one, **shown})
+            screen.result(READOUTS[one].text(shown))
+    screen.document(document)
     return OK
 
 
@@ -108,7 +137,7 @@ def lazy(
     /,
     *,
     margin: float = 0.25,
-    reference: Annotated[tuple[Reference, ...] | None, Parameter(consume_multiple=True)] = None,
+    reference: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
     max_pairs: int = 512,
     seed: int = 0,
     check: bool = False,
@@ -125,7 +154,8 @@ def lazy(
     margin
         How little is too little, as a fraction of an equal share of what the team gains.
     reference
-        What stands in for an agent: noop, random. Lazy needs evidence under each. Default: all that the task allows.
+        What stands in for an agent: noop, random, average, peer:AGENT, RUN@ENV_STEPS. Lazy needs evidence under each. Default: noop
+        (where every agent can do nothing) and random.
     max_pairs
         Pairs of episodes per agent after which the rest stay undecided.
     seed

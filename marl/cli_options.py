@@ -19,8 +19,7 @@ _BOOLEAN_WORDS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 RUN = Group("Run", sort_key=1)
 OUTPUT = Group("Output", sort_key=99)
 
-Reference = Literal["noop", "random"]
-Method = Literal["shapley", "difference", "critic"]
+Method = Literal["shapley", "difference", "banzhaf", "critic", "interactions"]
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from ..envs.base import TeamEnv
 from ..envs.native import NativeEnv
 from ..envs.randomness import Clock
 from .errors import ConfigError
-from .policies import Override, Team, override, team_action
+from .policies import Override, Team, override_with_memory, recall, team_action
 from .stats import Estimate, bootstrap_mean
 
 if TYPE_CHECKING:
     from .run import Run
 
-EVALUATION_SEEDS, CREDIT_SEEDS, MARGIN_SEEDS, LAZY_SEEDS, PROGRESS_SEEDS = (use * 10_000_000 for use in range(1, 6))
+EVALUATION_SEEDS, CREDIT_SEEDS, MARGIN_SEEDS, LAZY_SEEDS, PROGRESS_SEEDS, REFERENCE_SEEDS = (use * 10_000_000 for use in range(1, 7))
 """Where each use's episode seeds begin, so that no episode serves two purposes. PROGRESS_SEEDS are of the evaluations a run logs:
 a checkpoint picked by these (RUN@best) is not flattered when `evaluate` plays it."""
 
@@ -41,6 +41,8 @@ class Episodes:
     """Steps on which the agent did something, of the steps on which it was alive and had a choice besides its no-op."""
     choices: Float[Tensor, "episode agent"]
     """Those steps, in number."""
+    taken: Float[Tensor, "agent action"]
+    """How often each agent took each action at those steps, all episodes together."""
     env_steps: int
     """Env steps played, all episodes together."""
 
@@ -71,7 +73,7 @@ def play(env: TeamEnv, team: Team, seeds: Int[Tensor, " episode"], overrides: Se
     parts = []
     for start in range(0, len(seeds), size):
         rows = slice(start, start + size)
-        chunk = [Override(item.policy, item.mask[rows] if item.mask.dim() == 2 else item.mask) for item in overrides]
+        chunk = [replace(item, mask=item.mask[rows]) if item.mask.dim() == 2 else item for item in overrides]
         parts.append(_play_together(env, team, seeds[rows], chunk))
     agent_returns = [part.agent_returns for part in parts if part.agent_returns is not None]
     return Episodes(
@@ -79,6 +81,7 @@ def play(env: TeamEnv, team: Team, seeds: Int[Tensor, " episode"], overrides: Se
         agent_returns=torch.cat(agent_returns) if agent_returns else None,
         effort=torch.cat([part.effort for part in parts]),
         choices=torch.cat([part.choices for part in parts]),
+        taken=torch.stack([part.taken for part in parts]).sum(0),
         env_steps=sum(part.env_steps for part in parts),
     )
 
@@ -90,13 +93,15 @@ def _play_together(env: TeamEnv, team: Team, seeds: Tensor, overrides: Sequence[
     clock, memory = Clock.start(seeds), team.utility.initial_memory(len(seeds))
     returns = torch.zeros(len(seeds), dtype=torch.float64)
     agent_returns, active, choices = (torch.zeros(len(seeds), spec.num_agents, dtype=torch.float64) for _ in range(3))
+    taken, memories = torch.zeros(spec.num_agents, spec.num_actions, dtype=torch.float64), recall(overrides, len(seeds))
     running, env_steps, per_agent = torch.ones(len(seeds), dtype=torch.bool), 0, False
     while running.any():
         action, memory = team_action(team, view, memory, clock)
-        action = override(action, overrides, view, clock)
+        action, memories = override_with_memory(action, overrides, memories, view, clock)
         has_choice = (view.available.sum(-1) > 1) & view.alive & running.unsqueeze(-1)
         choices += has_choice
         active += has_choice & (action != noop)
+        taken.scatter_add_(1, action.T, has_choice.T.to(torch.float64))
         state, step, view = env.step(state, action, autoreset=False)
         returns += step.reward * running
         if step.agent_reward is not None:
@@ -106,7 +111,7 @@ def _play_together(env: TeamEnv, team: Team, seeds: Tensor, overrides: Sequence[
         running = running & ~(step.terminated | step.truncated)
         clock = clock.tick()
         refuse_endless(env, running, clock)
-    return Episodes(returns, agent_returns if per_agent else None, active / choices.clamp(min=1), choices, env_steps)
+    return Episodes(returns, agent_returns if per_agent else None, active / choices.clamp(min=1), choices, taken, env_steps)
 
 
 def refuse_endless(env: TeamEnv, running: Bool[Tensor, " episode"], clock: Clock) -> None:

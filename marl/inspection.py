@@ -1,19 +1,21 @@
 """Reading a trained team: who earned what, and who does not pull its weight, from paired episodes without exploration.
 
-An absent agent stays in the world and follows a named reference (no-op, or uniform over its available actions); the same
-episode number means the same seeds and random numbers for every coalition. Estimators and tests live in `credit/`;
-this file gives them episodes to play.
+An absent agent stays in the world and follows a named reference (references.py); the same episode number means the same seeds and
+random numbers for every coalition. Estimators and tests live in `credit/`; this file gives them episodes to play.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..credit.base import Credit, EpisodeGame
+from ..credit.banzhaf import banzhaf
+from ..credit.base import LARGEST_EXACT, Credit, EpisodeGame
 from ..credit.difference import leave_one_out
+from ..credit.interactions import Interactions, measure_interactions
 from ..credit.lazy import find_lazy as test_laziness
 from ..credit.margin import Margin, measure_margin
 from ..credit.shapley import shapley
@@ -21,18 +23,21 @@ from ..credit.verdict import Verdict
 from ..envs.base import TeamEnv, TeamSpec
 from .critic_credit import measure_critic_credit
 from .critic_episodes import valued_team
-from .errors import ConfigError
+from .errors import ConfigError, suggest
 from .evaluate import CREDIT_SEEDS, LAZY_SEEDS, MARGIN_SEEDS, Episodes, play, seeds_from
-from .policies import Override, Policy, Team, make_policy
+from .policies import Override, Policy, Team
+from .references import Stand, check_reference, default_references, make_reference, names_of, reference_of
 from .run import Run, open_run
 
 METHODS: dict[str, str] = {
-    "difference": "leave-one-out: what the team loses when one agent alone follows the reference",
     "shapley": "Shapley value: an agent's average contribution over all orders of joining the team",
+    "difference": "leave-one-out: what the team loses when one agent alone follows the reference",
+    "banzhaf": "Banzhaf value: an agent's contribution averaged over all sets of teammates alike; not a split of the total",
     "critic": "what single decisions are worth by the run's own critic, with that critic's calibration (no agent is ever replaced)",
 }
 """Methods of `measure_credit`, one line each."""
-REFERENCES: dict[str, str] = {"noop": "the action that does nothing", "random": "uniform over the available actions"}
+EPISODE_METHODS = ("shapley", "difference", "banzhaf")
+"""Those that replace agents and play episodes; the others read what the run has learned."""
 
 
 SEEDS_APART = 100_000
@@ -49,82 +54,109 @@ class LazyReport:
     """Env steps played for the margin and the verdicts."""
 
 
-def default_references(spec: TeamSpec) -> tuple[str, ...]:
-    """No-op, where every agent has one, and random."""
-    has_noop = spec.noop is not None and all(action is not None for action in spec.noop)
-    return ("noop", "random") if has_noop else ("random",)
-
-
-def reference_policy(name: str, spec: TeamSpec, agents: Bool[Tensor, " agent"] | None = None) -> Policy:
-    """A reference by name, for `agents` (default: all); ConfigError lists what there is."""
-    if name not in REFERENCES:
-        raise ConfigError(f'no reference "{name}": use one of {", ".join(REFERENCES)}')
-    try:
-        return make_policy(name, spec, {}, agents)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def episode_game(env: TeamEnv, team: Team, reference: str, *, first_seed: int = CREDIT_SEEDS) -> EpisodeGame:
-    """The team as a coalition game: members of a coalition keep their policy, the others follow the reference."""
-    spec = env.spec
-    policy = reference_policy(reference, spec)
+def episode_game(env: TeamEnv, team: Team, reference: Stand | str, *, first_seed: int = CREDIT_SEEDS, from_step: int = 0) -> EpisodeGame:
+    """The team as a coalition game: members of a coalition keep their policy, the others follow the reference (from `from_step` on)."""
+    policy = (reference_of(reference, env, team) if isinstance(reference, str) else reference).policy
 
     def simulate(coalitions: Bool[Tensor, "coalition agent"], episodes: Int[Tensor, " episode"]) -> tuple[Tensor, int]:
         count, number = len(coalitions), len(episodes)
         absent = (~coalitions).repeat_interleave(number, 0)
-        played = play(env, team, (first_seed + episodes).repeat(count), [Override(policy, absent)])
+        played = play(env, team, (first_seed + episodes).repeat(count), [Override(policy, absent, since=from_step)])
         return played.returns.view(count, number), played.env_steps
 
-    return EpisodeGame(simulate, spec.num_agents)
+    return EpisodeGame(simulate, env.spec.num_agents)
 
 
-def check_credit(run: Run, methods: Sequence[str], references: Sequence[str], episodes: int, forks: int | None = None) -> None:
+def check_credit(
+    run: Run, methods: Sequence[str], references: Sequence[str], episodes: int, forks: int | None = None, from_step: int = 0
+) -> None:
     """ConfigError for what cannot be measured on this run, before anything is played."""
     for method in methods:
         if method not in METHODS:
-            raise ConfigError(f'no credit method "{method}": use one of {", ".join(METHODS)}')
+            raise ConfigError(f'no credit method "{method}".{suggest(method, METHODS)} There are: {", ".join(METHODS)}')
     if episodes < 2:
         raise ConfigError(f"--episodes {episodes} gives no interval: use at least 2 (64 is a good start)")
     if forks is not None and (forks < 0 or "critic" not in methods):
         wrong = "must be at least 0" if forks < 0 else f"needs --method critic: {', '.join(methods)} replace agents for whole episodes"
         raise ConfigError(f"--forks {forks} {wrong}")
-    learns = None
+    learned = [method for method in methods if method not in EPISODE_METHODS]
+    if from_step < 0 or (from_step and learned):
+        wrong = (
+            "must be at least 0" if from_step < 0 else f"is for {', '.join(EPISODE_METHODS)}; {', '.join(learned)} read single decisions"
+        )
+        raise ConfigError(f"--from-step {from_step} {wrong}")
+    spec, learns = run.env.spec, None
+    if "banzhaf" in methods and spec.num_agents > LARGEST_EXACT:
+        raise ConfigError(
+            f"banzhaf enumerates all 2^{spec.num_agents} coalitions of this team; use shapley, which is sampled above 5 agents"
+        )
     if "critic" in methods:
         valued_team(run)
-        learns = run.team.learns(run.env.spec.num_agents)
+        learns = run.team.learns(spec.num_agents)
     for name in references:
-        reference_policy(name, run.env.spec, learns if set(methods) == {"critic"} else None)
+        check_reference(name, spec, learns if set(methods) == {"critic"} else None)
+        if learned and name not in ("noop", "random"):
+            raise ConfigError(f"{', '.join(learned)} know single actions, so their reference is noop or random, not {name}")
 
 
 def measure_credit(
-    run: Run | str, *, method: str = "shapley", reference: str | None = None, episodes: int = 64, seed: int = 0, forks: int | None = None
+    run: Run | str,
+    *,
+    method: str = "shapley",
+    reference: str | Stand | None = None,
+    episodes: int = 64,
+    seed: int = 0,
+    forks: int | None = None,
+    from_step: int = 0,
 ) -> Credit:
     """Each agent's credit with 95% intervals.
 
-    In units of undiscounted team return; from the critic, of discounted team return per decision (a `CriticCredit`, which also says
-    whether that critic is to be believed).
+    In units of undiscounted team return; critic and mixer: of discounted team return per decision. The critic's is a `CriticCredit`,
+    which also says whether that critic is to be believed.
 
     Args:
         run: a run, its folder or its name.
-        method: shapley (exact up to five agents, position-balanced sampling above), difference or critic.
-        reference: noop or random; default: noop where every agent has one.
+        method: one of METHODS. Shapley values are exact up to five agents, position-balanced samples above.
+        reference: noop, random, average, peer:AGENT or RUN@ENV_STEPS (references.py); default: noop where every agent has one.
         episodes: paired episodes.
         seed: of the sampled orders (teams above five), and of the forks.
         forks: critic only: actions per agent that are replaced and played on; default: some on native tasks, else none.
+        from_step: absent agents follow the reference from this step of the episode on: what the agent earns from there to the end.
     """
     run = open_run(run)
     spec = run.env.spec
-    name = reference or default_references(spec)[0]
-    check_credit(run, [method], [name], episodes, forks)
+    chosen = reference or default_references(spec)[0]
+    name = chosen if isinstance(chosen, str) else chosen.reference.name
+    check_credit(run, [method], [chosen] if isinstance(chosen, str) else [], episodes, forks, from_step)
     if method == "critic":
-        return measure_critic_credit(run, reference=name, episodes=episodes, forks=forks, seed=seed)
-    game = episode_game(run.env, run.team, name)
+        found: Credit = measure_critic_credit(run, reference=name, episodes=episodes, forks=forks, seed=seed)
+    else:
+        stand = make_reference(chosen, run) if isinstance(chosen, str) else chosen
+        name = stand.reference.name
+        game = episode_game(run.env, run.team, stand, from_step=from_step)
+        bound = None if spec.return_range is None else spec.return_range[1] - spec.return_range[0]
+        shared: dict[str, Any] = {"episodes": episodes, "bound": bound, "reference": name}
+        if method == "shapley":
+            found = shapley(game, spec.num_agents, generator=torch.Generator().manual_seed(seed), **shared)
+        else:
+            found = {"difference": leave_one_out, "banzhaf": banzhaf}[method](game, spec.num_agents, **shared)
+        later = f"from step {from_step} on: " if from_step else ""
+        return replace(found, estimand=later + found.estimand, reference_digest=stand.reference.digest)
+    return replace(found, reference_digest=make_reference(name, run).reference.digest)
+
+
+def measure_pairs(run: Run | str, *, reference: str | Stand | None = None, episodes: int = 64) -> Interactions:
+    """Which agents stand in for each other (below 0) and which need each other (above 0); teams of up to 12, all 2^n coalitions played."""
+    run = open_run(run)
+    spec = run.env.spec
+    if spec.num_agents > LARGEST_EXACT:
+        raise ConfigError(f"interactions are computed from all 2^{spec.num_agents} coalitions: teams of up to {LARGEST_EXACT} agents")
+    chosen = reference or default_references(spec)[0]
+    check_credit(run, [], [chosen] if isinstance(chosen, str) else [], episodes)
+    stand = make_reference(chosen, run) if isinstance(chosen, str) else chosen
     bound = None if spec.return_range is None else spec.return_range[1] - spec.return_range[0]
-    if method == "difference":
-        return leave_one_out(game, spec.num_agents, episodes=episodes, bound=bound, reference=name)
-    generator = torch.Generator().manual_seed(seed)
-    return shapley(game, spec.num_agents, episodes=episodes, bound=bound, reference=name, generator=generator)
+    game = episode_game(run.env, run.team, stand)
+    return measure_interactions(game, episodes=episodes, bound=bound, reference=stand.reference.name)
 
 
 def find_lazy(
@@ -162,8 +194,9 @@ def find_lazy(
     if not 0 < alpha < 1:
         raise ConfigError(f"alpha {alpha} must lie between 0 and 1: it is the chance of a false verdict (0.05)")
     names = tuple(references) if references else default_references(spec)
-    policies = [reference_policy(name, spec) for name in names]
-    worlds = Worlds(env, team, policies)
+    stands = [make_reference(name, run) for name in names]
+    names = names_of(stands)
+    worlds = Worlds(env, team, [stand.policy for stand in stands])
     shift = seed * SEEDS_APART
     seeds = seeds_from(MARGIN_SEEDS + shift, margin_episodes)
     base = worlds.play(seeds, [])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..envs.base import TeamSpec, View
@@ -81,6 +81,8 @@ class Override:
     policy: Policy
     mask: Bool[Tensor, "*env agent"]
     """(agent,) or (env, agent): True where `policy` acts."""
+    since: int = 0
+    """Step of the episode from which on it acts."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,12 @@ class Team:
 def override(action: Int[Tensor, "env agent"], overrides: Sequence[Override], view: View, clock: Clock) -> Int[Tensor, "env agent"]:
     """The joint action after each override in turn; dead agents keep action 0."""
     for item in overrides:
-        action = torch.where(item.mask, item.policy(view, clock), action)
+        action = torch.where(_acts(item, clock), item.policy(view, clock), action)
     return action
+
+
+def _acts(item: Override, clock: Clock) -> Bool[Tensor, "*env agent"]:
+    return item.mask & (clock.step >= item.since).unsqueeze(-1) if item.since else item.mask
 
 
 def team_action(team: Team, view: View, memory: Tensor, clock: Clock) -> tuple[Int[Tensor, "env agent"], Tensor]:
@@ -116,6 +122,60 @@ def team_action(team: Team, view: View, memory: Tensor, clock: Clock) -> tuple[I
         out, memory = team.utility(view.obs, memory)
     action = softmax_epsilon(out, view.available, 0.0, clock.key(EXPLORE))[0] if team.sampled else greedy(out, view.available)
     return override(action, team.members, view, clock), memory
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """Another team, or one agent of it, acting in agents' places; recurrent networks keep a memory of what they see there."""
+
+    team: Team
+    peer: int | None = None
+    """Whose network acts for everybody; None: each agent's own."""
+
+    def __call__(self, view: View, clock: Clock) -> Int[Tensor, "env agent"]:
+        """Actions without a memory; ValueError for recurrent networks, which only whole episodes can be played with."""
+        memory = self.initial_memory(len(view.alive))
+        if memory.shape[-1]:
+            raise ValueError("a recurrent stand-in needs its memory: it can be a reference for whole episodes only (shapley, difference)")
+        return self.act(view, memory, clock)[0]
+
+    def initial_memory(self, num_envs: int) -> Tensor:
+        return self.team.utility.initial_memory(num_envs)
+
+    def act(self, view: View, memory: Tensor, clock: Clock) -> tuple[Int[Tensor, "env agent"], Tensor]:
+        """The actions this team would take, and its memory to carry on; random numbers are those of the agents it stands for."""
+        if self.peer is None:
+            return team_action(self.team, view, memory, clock)
+        count, num_agents = view.alive.shape
+        out, memory = self.team.utility(self._in_its_place(view.obs), self._in_its_place(memory))
+        out, memory = (values[:, self.peer].unflatten(0, (count, num_agents)) for values in (out, memory))
+        if self.team.sampled:
+            return softmax_epsilon(out, view.available, 0.0, clock.key(EXPLORE))[0], memory
+        return greedy(out, view.available), memory
+
+    def _in_its_place(self, values: Float[Tensor, "env agent feature"]) -> Tensor:
+        """(env x agent, agent, feature): each agent's values where the peer's own would stand (elsewhere too, and unread)."""
+        return values.flatten(0, 1).unsqueeze(1).expand(-1, values.shape[1], -1)
+
+
+def recall(overrides: Sequence[Override], num_envs: int) -> list[Tensor | None]:
+    """The memories of the overrides that have one, at an episode's start."""
+    return [item.policy.initial_memory(num_envs) if isinstance(item.policy, StandIn) else None for item in overrides]
+
+
+def override_with_memory(
+    action: Int[Tensor, "env agent"], overrides: Sequence[Override], memories: Sequence[Tensor | None], view: View, clock: Clock
+) -> tuple[Int[Tensor, "env agent"], list[Tensor | None]]:
+    """`override`, with the memories of those that have one carried on; they see every step, also before they act."""
+    carried: list[Tensor | None] = []
+    for item, memory in zip(overrides, memories, strict=True):
+        if isinstance(item.policy, StandIn) and memory is not None:
+            chosen, memory = item.policy.act(view, memory, clock)
+        else:
+            chosen = item.policy(view, clock)
+        action = torch.where(_acts(item, clock), chosen, action)
+        carried.append(memory)
+    return action, carried
 
 
 def parse_members(members: Sequence[str], spec: TeamSpec, scripted: dict[str, Scripted]) -> tuple[tuple[Override, ...], dict[str, str]]:

@@ -19,7 +19,8 @@ from teamcredit.credit.scores import spearman
 from teamcredit.marl.cli_critic import critic_text
 from teamcredit.marl.cli_findings import estimate_document
 from teamcredit.marl.cli_output import number, table, to_json, with_interval
-from teamcredit.marl.inspection import default_references, measure_credit
+from teamcredit.marl.inspection import measure_credit
+from teamcredit.marl.references import default_references
 from teamcredit.marl.run import Run, load
 
 METHODS = ("critic", "difference")

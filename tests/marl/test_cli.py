@@ -94,11 +94,11 @@ def test_every_key_of_the_configuration_is_a_flag_of_train():
 def test_the_choices_on_the_command_line_are_those_of_the_library():
     from typing import get_args
 
-    from teamcredit.marl.cli_options import Method, Reference
-    from teamcredit.marl.inspection import METHODS, REFERENCES
+    from teamcredit.marl.cli_options import Method
+    from teamcredit.marl.cli_readouts import READOUTS
+    from teamcredit.marl.inspection import METHODS
 
-    assert set(get_args(Method)) == set(METHODS)
-    assert set(get_args(Reference)) == set(REFERENCES)
+    assert set(get_args(Method)) == {*METHODS, *READOUTS}
 
 
 # Results ---------------------------------------------------------------------------------------------------------------

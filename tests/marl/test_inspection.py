@@ -15,8 +15,9 @@ from teamcredit.marl.agents import UtilityNetwork
 from teamcredit.marl.config import Config, NetworkConfig
 from teamcredit.marl.errors import ConfigError
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, play, seeds_from
-from teamcredit.marl.inspection import default_references, episode_game, find_lazy, measure_credit, measure_effort, reference_policy
+from teamcredit.marl.inspection import episode_game, find_lazy, measure_credit, measure_effort
 from teamcredit.marl.policies import Override, Team, parse_members, random_policy
+from teamcredit.marl.references import default_references, reference_policy
 from teamcredit.marl.run import Run, train
 
 
@@ -172,8 +173,8 @@ def test_effort_is_the_share_of_choices_on_which_an_agent_acts():
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ({"method": "shaply"}, "use one of difference, shapley"),
-        ({"reference": "still"}, "use one of noop, random"),
+        ({"method": "shaply"}, "Did you mean shapley"),
+        ({"reference": "still"}, "There are: noop, random, average"),
         ({"episodes": 1}, "at least 2"),
     ],
 )
@@ -188,7 +189,7 @@ def test_credit_that_cannot_be_measured_says_why(small_run, arguments, sentence)
         ({"margin": 0.0}, "between 0 and 1"),
         ({"margin": 1.0}, "between 0 and 1"),
         ({"max_pairs": 1}, "between 2 and"),
-        ({"references": ["still"]}, "use one of noop, random"),
+        ({"references": ["still"]}, "There are: noop, random, average"),
     ],
 )
 def test_laziness_that_cannot_be_tested_says_why(small_run, arguments, sentence):
