@@ -1,7 +1,7 @@
 """What to bear in mind when several estimates of one team lie side by side: assumptions as sentences, doubts as warnings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..credit.agreement import tells_apart
@@ -32,11 +32,11 @@ def flags(run: Run, methods: Sequence[str], estimates: Sequence[Credit], matrix:
     found += _of_references(estimates)
     found += _disagreements(methods, estimates, matrix)
     found += _redundant(run, methods, estimates)
-    texts = dict.fromkeys((flag.level, flag.text) for flag in found)  # the same sentence about several estimates is said once
-    merged = [
-        Flag(", ".join(flag.about for flag in found if (flag.level, flag.text) == (level, text)), level, text) for level, text in texts
-    ]
-    return sorted(merged, key=lambda flag: flag.level != "warning")
+    merged: dict[str, Flag] = {}  # the same sentence about several estimates is said once
+    for flag in found:
+        before = merged.get(flag.text)
+        merged[flag.text] = flag if before is None else replace(before, about=f"{before.about}, {flag.about}")
+    return sorted(merged.values(), key=lambda flag: flag.level != "warning")
 
 
 def _name(method: str, credit: Credit) -> str:
