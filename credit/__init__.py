@@ -5,6 +5,7 @@
 
 from .banzhaf import banzhaf
 from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, Reference, all_coalitions, without_each
+from .classes import CLASSES, LAZY, CloserLook, classify
 from .difference import aristocrat_utility, difference_reward, leave_one_out
 from .evidence import confidence_sequence, floor_pairs
 from .interactions import Interactions, interactions_at_full_team, interactions_from_values, measure_interactions
@@ -13,10 +14,14 @@ from .lazy import find_lazy, floors
 from .margin import Margin, measure_margin
 from .shapley import banzhaf_from_values, shapley, shapley_from_values
 from .switch_off import switch_off_matrix
-from .verdict import Verdict, explain, judge
+from .verdict import Verdict
+from .words import explain
 
 __all__ = [
+    "CLASSES",
+    "LAZY",
     "CachedGame",
+    "CloserLook",
     "CoalitionGame",
     "Credit",
     "EpisodeGame",
@@ -28,6 +33,7 @@ __all__ = [
     "aristocrat_utility",
     "banzhaf",
     "banzhaf_from_values",
+    "classify",
     "confidence_sequence",
     "difference_reward",
     "explain",
@@ -36,7 +42,6 @@ __all__ = [
     "floors",
     "interactions_at_full_team",
     "interactions_from_values",
-    "judge",
     "leave_one_out",
     "mean_interval",
     "measure_interactions",

@@ -17,7 +17,8 @@ without it, pairs that are all 0 would have variance 0. Approximate, and silent 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -32,6 +33,7 @@ _TUNED_FOR = 64  # pairs at which the asymptotic bound is about tightest
 Side = Literal["below", "above"]
 
 
+@cache
 def _stakes() -> tuple[Tensor, Tensor]:
     """Stakes c = 2^(-j/2), and the log of the capital each begins with."""
     share = torch.full((NUM_BETS,), 0.5 / (NUM_BETS - 1), dtype=torch.float64)
@@ -77,10 +79,10 @@ class Evidence:
 
 
 def begin(delta: Float[Tensor, "*claim"], bound: float, *, approximate: bool = False) -> Evidence:
-    """No pairs yet: every e-value is 1. Raises ValueError unless 0 < delta < bound (delta > 0 and bound > 0 if approximate)."""
+    """No pairs yet: every e-value is 1. Raises ValueError unless |delta| < bound (bound > 0 if approximate)."""
     delta = delta.to(torch.float64)
-    if not bound > 0 or bool((delta <= 0).any()) or (not approximate and bool((delta >= bound).any())):
-        raise ValueError(f"margins {delta.flatten().tolist()} must lie above 0 and below the width of one episode's team return, {bound:g}")
+    if not bound > 0 or (not approximate and bool((delta.abs() >= bound).any())):
+        raise ValueError(f"margins {delta.flatten().tolist()} must be smaller than the width of one episode's team return, {bound:g}")
     zeros = torch.zeros_like(delta)
     wealth = zeros.unsqueeze(-1).repeat_interleave(NUM_BETS, -1)
     return Evidence(delta, bound, approximate, zeros.to(torch.int64), zeros, zeros, wealth, wealth)
@@ -109,6 +111,12 @@ def update(evidence: Evidence, differences: Float[Tensor, "*claim pair"], valid:
         log_wealth_below=evidence.log_wealth_below + torch.where(chosen, below, 0.0),
         log_wealth_above=evidence.log_wealth_above + torch.where(chosen, above, 0.0),
     )
+
+
+def at(evidence: Evidence, row: int) -> Evidence:
+    """The evidence of one row of the first claim axis."""
+    per_claim = {item.name: getattr(evidence, item.name)[row] for item in fields(evidence) if item.name not in ("bound", "approximate")}
+    return replace(evidence, **per_claim)
 
 
 def scaled(evidence: Evidence, factor: float) -> Evidence:
@@ -190,7 +198,8 @@ def confidence_sequence(
     check_confidence(confidence)
     differences = differences.to(torch.float64) if approximate else within_bound(differences, bound)
     alpha = (1 - confidence) / 2
-    return -_upper(-differences, bound, alpha, approximate), _upper(differences, bound, alpha, approximate)
+    upper = _upper(torch.stack([-differences, differences]), bound, alpha, approximate)  # the lower end is the mirror image's upper one
+    return -upper[0], upper[1]
 
 
 def e_holm(log_e: Float[Tensor, " claim"], alpha: float) -> Bool[Tensor, " claim"]:

@@ -2,38 +2,36 @@
 
 Agent i's effect under reference rho is Delta_i(rho) = J(pi) - J(rho_i, pi_-i): what the team loses when i alone follows rho.
 "Lazy" is a claim that an effect is *small*, so it needs evidence of its own; a failed test for a large effect is none. The margin
-is delta_rho = m G_rho / n, a fraction m of an equal share of what the team gains over its reference (`margin.py`).
+is delta_rho = m G_rho / n, a fraction m of an equal share of what the team gains over its reference (`margin.py`). classes.py has the
+ten classes and their rules.
 
-    contributing   evidence for Delta_i(rho) > delta_rho under some reference (Bonferroni over references)
-    lazy-idle      evidence for Delta_i(rho) < delta_rho under *every* reference, and the agent mostly does nothing
-    lazy-busy      the same, but it acts
-    undecided      neither, yet
+"Below under every reference" needs no correction: if one mean is not below its margin, that one must be refuted too
+(intersection-union). So a guard that stands still and matters is not lazy: doing nothing instead changes nothing, doing something random
+does. Over agents, Holm on e-values (`evidence.e_holm`) keeps P(any false "below") <= alpha, and likewise P(any false "above") and
+P(any false "harmful"). All of it is anytime valid: agents decided early stop costing episodes, and claims once made stay.
 
-"Every reference" needs no correction: if one mean is not below its margin, that one must be refuted too (intersection-union). So a
-guard that stands still and matters is not lazy: doing nothing instead changes nothing, doing something random does. Over agents, Holm
-on e-values (`evidence.e_holm`) keeps P(any false lazy) <= alpha, and likewise P(any false contributing) <= alpha. All of it is
-anytime valid: agents decided early stop costing episodes.
-
-What this version cannot tell apart: of two *redundant* agents (either could do the job alone) each has a small effect under every
-reference and would be called lazy on effects alone. So pass each agent's Shapley values as `share`: who has share >= delta_rho under
-some reference is left undecided, with the reason. Headroom (could a better agent in its place help at all?) is not measured either:
-lazy may mean "not needed".
+What costs more is looked up only of agents whose effect is small (`look`): Shapley values and interactions, which tell redundant from
+lazy, and headroom, which tells not needed from lazy. "Small effect" and "room to do better" must both be shown, which again needs no
+correction.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .evidence import MIN_APPROXIMATE_PAIRS, Evidence, begin, confidence_sequence, floor_pairs, log_e_above, log_e_below, scaled, update
+from .classes import LAZY, CloserLook, classify
+from .evidence import MIN_APPROXIMATE_PAIRS, Evidence, at, begin, confidence_sequence, floor_pairs, log_e_above, log_e_below, scaled, update
 from .margin import Margin
-from .verdict import Claims, Verdict, claims, judge, log_e_all_below, log_e_some_above, redundant
+from .verdict import Claims, Peaks, Verdict, claims, log_e_all_below, log_e_some_above
 
 _LARGEST_LOG = 700.0  # e^700 is still a float
+Look = Callable[[tuple[int, ...]], Sequence[CloserLook]]
+"""look(agents) -> what a closer look at each of these agents found, in their order."""
 Play = Callable[[tuple[int, ...], Tensor], Tensor]
 """play(agents, episodes) -> paired differences (chosen agent, reference, episode): rows in the order of `agents`, anything where a
 reference does not apply."""
@@ -84,8 +82,10 @@ def find_lazy(
     *,
     effort: Sequence[float | None] | None = None,
     applies: Bool[Tensor, "agent reference"] | None = None,
+    idle_references: Bool[Tensor, "agent reference"] | None = None,
     identical: Callable[[], Tensor] | None = None,
-    share: Float[Tensor, "agent reference"] | None = None,
+    has_choice: Sequence[float | None] | None = None,
+    look: Look | None = None,
     names: Sequence[str] | None = None,
     alpha: float = 0.05,
     batch: int = 32,
@@ -102,8 +102,10 @@ def find_lazy(
         margin: from `measure_margin`.
         effort: per agent, P(an action other than no-op | it had a choice); None without a no-op.
         applies: False where a reference does not exist for an agent (no-op without a no-op action); default: all apply.
+        idle_references: True where the reference counts as doing nothing, against which an agent can be called harmful; default: all.
         identical: asked after the last pair, (agent, reference) bool: True where the policy's actions never differed from the reference's.
-        share: Shapley values per agent and reference, NaN where not measured; see the note on redundant agents above.
+        has_choice: per agent, the share of env steps at which it was alive and had a choice; None: not counted.
+        look: asked once, of the agents whose effect is small; without it "lazy" may mean redundant or not needed, and the note says so.
         names: the agents' names; default "agent 0", ...
         alpha: P(any agent wrongly called lazy) at most this, and P(any wrongly called contributing).
         batch: pairs between looks.
@@ -122,30 +124,46 @@ def find_lazy(
     say = (lambda line: None) if report is None else report
     applies = torch.ones(n, num_references, dtype=torch.bool) if applies is None else applies
     effort = [None] * n if effort is None else effort
-    names = [f"agent {agent}" for agent in range(n)] if names is None else names
+    names = [f"agent {agent}" for agent in range(n)] if names is None else list(names)
     if batch < 1 or max_pairs < 2:
         raise ValueError(f"batch {batch} and max_pairs {max_pairs}: at least 1 pair a batch and 2 in all")
     if not bool(applies.any(1).all()):
         lonely = int((~applies.any(1)).nonzero()[0])
         raise ValueError(f"no reference applies to {names[lonely]}; add one that exists for every agent, such as random")
+    idle = torch.ones_like(applies) if idle_references is None else idle_references
+    idle = torch.where((idle & applies).any(1, keepdim=True), idle, True)
+    has_choice = [None] * n if has_choice is None else has_choice
     if margin.problem is not None:
         say(margin.problem)
         return tuple(_not_judged(agent, names[agent], effort[agent], margin) for agent in range(n))
     say(floors(margin, alpha))
     if (fewest := floor_range(margin, alpha)[1]) > max_pairs:
         say(f"max_pairs is {max_pairs}: too few to call an agent lazy unless it harms; allow at least {fewest}, or raise the margin")
-    seen = _gather(play, margin, applies, alpha, (batch, max_pairs), margin.episodes if first_episode is None else first_episode, say)
-    spared = redundant(share, margin.delta, applies)
-    classes = judge(seen.shown, effort=effort, spared=spared, idle_below=idle_below)
+    first = margin.episodes if first_episode is None else first_episode
+    seen = _gather(play, margin, applies, idle, alpha, (batch, max_pairs), first, say)
+    small = tuple((seen.shown.below & ~seen.shown.harms & ~seen.shown.above).nonzero().flatten().tolist())
+    looks: dict[int, CloserLook] = {}
+    if look is not None and small:
+        say(f"a closer look at {', '.join(names[agent] for agent in small)}: who stands in for it, and would another do better?")
+        looks = dict(zip(small, look(small), strict=True))
     same = torch.zeros_like(applies) if identical is None else identical() & (seen.evidence.total_square == 0)
     needed = _pairs_needed(seen.evidence, applies, seen.shown, alpha)
     told = []
-    for agent, verdict in enumerate(classes):
-        is_spared = bool(spared[agent] & seen.shown.below[agent])
-        further = None if verdict != "undecided" or is_spared else needed[agent]
+    for agent in range(n):
         found = _measured(seen, margin, agent, applies[agent], same[agent])
-        note = _note(verdict, found["episodes"], further, is_spared, effort[agent], bool(applies[agent].all()), margin.approximate)
-        told.append(Verdict(agent=agent, name=names[agent], verdict=verdict, effort=effort[agent], needed=further, note=note, **found))
+        shown = {name: bool(getattr(seen.shown, name)[agent]) for name in ("above", "below", "harms")}
+        verdict = classify(
+            **shown,
+            effort=effort[agent],
+            has_choice=has_choice[agent],
+            look=looks.get(agent),
+            delta=tuple(margin.delta.tolist()),
+            idle_below=idle_below,
+        )
+        further = needed[agent] if verdict == "undecided" and agent not in looks else None
+        note = _note(verdict, found, further, looks.get(agent), effort[agent], bool(applies[agent].all()), shown["below"])
+        own: dict[str, Any] = {"effort": effort[agent], "has_choice": has_choice[agent], "look": looks.get(agent)}
+        told.append(Verdict(agent=agent, name=names[agent], verdict=verdict, needed=further, note=note, **own, **found))
     return tuple(told)
 
 
@@ -154,22 +172,32 @@ class _Seen:
     """All pairs played."""
 
     evidence: Evidence
+    peaks: Peaks
     history: Float[Tensor, "agent reference pair"]
     """Differences; 0 where not played."""
     shown: Claims
 
 
 def _gather(
-    play: Play, margin: Margin, applies: Tensor, alpha: float, sizes: tuple[int, int], first_episode: int, say: Callable[[str], None]
+    play: Play,
+    margin: Margin,
+    applies: Tensor,
+    idle: Tensor,
+    alpha: float,
+    sizes: tuple[int, int],
+    first_episode: int,
+    say: Callable[[str], None],
 ) -> _Seen:
     """Pairs for whoever is still open, `sizes[0]` at a time, at most `sizes[1]`."""
     n = len(applies)
     batch, max_pairs = sizes
-    evidence = begin(margin.delta.expand_as(applies).contiguous(), margin.bound, approximate=margin.approximate)
-    shown = Claims(torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool))
+    thresholds = torch.stack([margin.delta, 0 * margin.delta, -margin.delta])  # the margin, nothing, and the margin's opposite
+    evidence = begin(thresholds.unsqueeze(1).expand(3, *applies.shape).contiguous(), margin.bound, approximate=margin.approximate)
+    peaks = Peaks(*(torch.zeros(applies.shape, dtype=torch.float64) for _ in range(4)))
+    shown = claims(peaks, applies, idle, alpha=alpha)
     batches = []
     for start in range(0, max_pairs, batch):
-        is_open = ~(shown.above | shown.below)
+        is_open = ~shown.settled
         agents = tuple(is_open.nonzero().flatten().tolist())
         if not agents:
             break
@@ -180,11 +208,14 @@ def _gather(
         differences = torch.zeros(*applies.shape, len(episodes), dtype=torch.float64)
         differences[list(agents)] = played.to(torch.float64)
         chosen = applies & is_open.unsqueeze(1)
-        evidence = update(evidence, differences, chosen)
+        evidence = update(evidence, differences.expand(3, *differences.shape), chosen.expand(3, *chosen.shape))
         batches.append(torch.where(chosen.unsqueeze(-1), differences, 0.0))
-        shown = claims(log_e_below(evidence), log_e_above(evidence), applies, alpha=alpha)
-        say(f"{start + len(episodes)} pairs: {int((shown.above | shown.below).sum())} of {n} agents decided")
-    return _Seen(evidence, torch.cat(batches, -1), shown)
+        below, over = log_e_below(evidence), log_e_above(evidence)
+        now = Peaks(below[0], over[0], below[1], over[2])
+        peaks = Peaks(*(torch.maximum(getattr(peaks, item.name), getattr(now, item.name)) for item in fields(Peaks)))
+        shown = claims(peaks, applies, idle, alpha=alpha)
+        say(f"{start + len(episodes)} pairs: {int(shown.settled.sum())} of {n} agents decided")
+    return _Seen(at(evidence, 0), peaks, torch.cat(batches, -1), shown)
 
 
 def _measured(seen: _Seen, margin: Margin, agent: int, applies: Tensor, identical: Tensor) -> dict[str, Any]:
@@ -201,26 +232,34 @@ def _measured(seen: _Seen, margin: Margin, agent: int, applies: Tensor, identica
         "low": tuple(low.tolist()),
         "high": tuple(high.tolist()),
         "delta": kept(margin.delta),
-        "e_below": kept(log_e_below(seen.evidence)[agent].clamp_max(_LARGEST_LOG).exp()),
-        "e_above": kept(log_e_above(seen.evidence)[agent].clamp_max(_LARGEST_LOG).exp()),
+        "e_below": kept(seen.peaks.small[agent].clamp_max(_LARGEST_LOG).exp()),
+        "e_above": kept(seen.peaks.large[agent].clamp_max(_LARGEST_LOG).exp()),
         "identical": kept(identical),
         "episodes": pairs,
         "approximate": margin.approximate,
     }
 
 
-def _note(verdict: str, pairs: int, needed: int | None, is_spared: bool, effort: float | None, all_apply: bool, approximate: bool) -> str:
+def _note(
+    verdict: str, found: dict[str, Any], needed: int | None, look: CloserLook | None, effort: float | None, all_apply: bool, below: bool
+) -> str:
     """What else a reader must know, in words."""
-    notes = []
-    if is_spared and verdict == "undecided":
-        notes.append("its effect alone is small, but its Shapley value is not: teammates can stand in for it (redundant rather than lazy)")
+    notes, pairs = [], found["episodes"]
+    if verdict == "undecided" and below:
+        notes.append("its effect is small, but whether anybody in its place would do better is not shown, so it may not be needed")
     elif verdict == "undecided":
         notes.append(f"no claim after {pairs} pairs" + ("" if needed is None else f"; about {needed} more would decide"))
+    if verdict in LAZY and look is None:
+        notes.append(
+            "nobody looked whether teammates stand in for it, or whether another would do better: it may be redundant or not needed"
+        )
+    if verdict == "harmful" and max(found["effect"]) > 0:
+        notes.append("not against every reference")
     if effort is None and verdict == "lazy-busy":
         notes.append("it has no no-op action, so it cannot idle")
     if not all_apply:
         notes.append("a reference does not exist for this agent: judged on the others only")
-    if approximate:
+    if found["approximate"]:
         notes.append("approximate: the task declares no return range")
     return "; ".join(notes)
 

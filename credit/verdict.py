@@ -1,13 +1,13 @@
-"""From evidence to words: what may be claimed of each agent, the class that follows, and a sentence about it."""
+"""From evidence to claims: what may be said of each agent, with the chance of any false claim of a kind at most alpha."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from .classes import CloserLook
 from .evidence import e_holm
 
 
@@ -18,7 +18,7 @@ class Verdict:
     agent: int
     name: str
     verdict: str
-    """contributing, lazy-idle, lazy-busy or undecided."""
+    """One of `classes.CLASSES`."""
     references: tuple[str, ...]
     """The references that apply to this agent (no-op only where it has one)."""
     effect: tuple[float, ...]
@@ -44,6 +44,10 @@ class Verdict:
     approximate: bool
     note: str
     """What else a reader must know."""
+    has_choice: float | None = None
+    """Share of env steps at which the agent was alive and had a choice; None: not counted."""
+    look: CloserLook | None = None
+    """What a closer look found, where its effect is small."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,15 @@ class Claims:
     """The effect is above the margin for some reference."""
     below: Bool[Tensor, " agent"]
     """The effect is below the margin for every reference that applies."""
+    harms: Bool[Tensor, " agent"]
+    """The effect is below 0 for some reference that counts as doing nothing."""
+    harmless: Bool[Tensor, " agent"]
+    """It is above -margin for all of these (each agent by itself: this only ends the search)."""
+
+    @property
+    def settled(self) -> Bool[Tensor, " agent"]:
+        """Further pairs would change nothing."""
+        return self.above | self.harms | (self.below & self.harmless)
 
 
 def log_e_all_below(log_e_small: Float[Tensor, "agent reference"], applies: Bool[Tensor, "agent reference"]) -> Float[Tensor, " agent"]:
@@ -66,74 +79,29 @@ def log_e_some_above(log_e_large: Float[Tensor, "agent reference"], applies: Boo
     return torch.where(applies, log_e_large, -math.inf).amax(1) - applies.sum(1).log()
 
 
-def claims(
-    log_e_small: Float[Tensor, "agent reference"],
-    log_e_large: Float[Tensor, "agent reference"],
-    applies: Bool[Tensor, "agent reference"],
-    *,
-    alpha: float = 0.05,
-) -> Claims:
-    """From evidence per (agent, reference) to claims per agent, Holm over agents."""
-    return Claims(above=e_holm(log_e_some_above(log_e_large, applies), alpha), below=e_holm(log_e_all_below(log_e_small, applies), alpha))
+@dataclass(frozen=True)
+class Peaks:
+    """The largest log e so far, per agent and reference.
 
-
-def redundant(
-    share: Float[Tensor, "agent reference"] | None, delta: Float[Tensor, " reference"], applies: Bool[Tensor, "agent reference"]
-) -> Bool[Tensor, " agent"]:
-    """Agents with Shapley value >= margin under some reference: not lazy, however small their leave-one-out effect. NaN: not measured."""
-    if share is None:
-        return torch.zeros(len(applies), dtype=torch.bool)
-    return ((share >= delta) & applies).any(1)
-
-
-def judge(
-    shown: Claims, *, effort: Sequence[float | None], spared: Bool[Tensor, " agent"] | None = None, idle_below: float = 0.1
-) -> tuple[str, ...]:
-    """One class per agent.
-
-    Args:
-        shown: the claims.
-        effort: P(an action other than no-op | it had a choice); None without a no-op: such an agent cannot idle.
-        spared: agents never to be called lazy (`redundant`).
-        idle_below: efforts below this are idle.
+    P(an e-process ever reaches 1/a) <= a where its hypothesis is false, so 1/peak is a p-value at every moment (Ville), and a claim once
+    made stays.
     """
-    spared = torch.zeros_like(shown.below) if spared is None else spared
 
-    columns = zip(shown.above.tolist(), shown.below.tolist(), spared.tolist(), effort, strict=True)
-    return tuple(_class(above, below and not is_spared, acts, idle_below) for above, below, is_spared, acts in columns)
-
-
-def _class(is_above: bool, is_lazy: bool, effort: float | None, idle_below: float) -> str:
-    if is_above:
-        return "contributing"
-    if not is_lazy:
-        return "undecided"
-    return "lazy-idle" if effort is not None and effort < idle_below else "lazy-busy"
+    small: Float[Tensor, "agent reference"]
+    """For "mean < delta"."""
+    large: Float[Tensor, "agent reference"]
+    """For "mean > delta"."""
+    negative: Float[Tensor, "agent reference"]
+    """For "mean < 0"."""
+    harmless: Float[Tensor, "agent reference"]
+    """For "mean > -delta"."""
 
 
-def _list(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " or " + items[-1]
-
-
-def explain(verdict: Verdict) -> str:
-    """One sentence for a reader outside statistics."""
-    name, about = verdict.name, " (approximately: the range of returns is unknown)" if verdict.approximate else ""
-    if not verdict.references:
-        return f"{name} was not judged: {verdict.note}."
-    best = max(range(len(verdict.effect)), key=lambda k: verdict.e_above[k])
-    replaced = f'with "{verdict.references[best]}" in its place the team loses about'
-    loss = f"{verdict.effect[best]:.3g} (between {verdict.low[best]:.3g} and {verdict.high[best]:.3g})"
-    if verdict.verdict == "contributing":
-        return f"{name} contributes{about}: {replaced} {loss} an episode, more than the margin of {verdict.delta[best]:.3g}."
-    stand_ins = _list([f'"{reference}"' for reference in verdict.references])
-    if verdict.verdict == "undecided":
-        return f"{name} cannot be judged yet{about}: {replaced} {loss} an episode; {verdict.note}."
-    habit = "hardly ever acts" if verdict.verdict == "lazy-idle" else "acts"
-    acts = habit if verdict.effort is None else f"{habit} ({100 * verdict.effort:.0f}% of its choices are actions)"
-    but = "and" if verdict.verdict == "lazy-idle" else "but"
-    same = _list([f'"{name}"' for name, identical in zip(verdict.references, verdict.identical, strict=True) if identical] or [""])
-    alike = f"; in every step seen it did just what {same} would do" if any(verdict.identical) else ""
-    return (
-        f"{name} does not pull its weight{about}: it {acts}, {but} with {stand_ins} in its place the team loses less than "
-        f"{max(verdict.delta):.3g} an episode, judged on {verdict.episodes} pairs of episodes{alike}."
+def claims(peaks: Peaks, applies: Bool[Tensor, "agent reference"], idle: Bool[Tensor, "agent reference"], *, alpha: float = 0.05) -> Claims:
+    """From evidence per (agent, reference) to claims per agent, Holm over agents; `idle`: the references that count as doing nothing."""
+    return Claims(
+        above=e_holm(log_e_some_above(peaks.large, applies), alpha),
+        below=e_holm(log_e_all_below(peaks.small, applies), alpha),
+        harms=e_holm(log_e_some_above(peaks.negative, applies & idle), alpha),
+        harmless=log_e_all_below(peaks.harmless, applies & idle) >= math.log(1 / alpha),
     )
