@@ -6,7 +6,7 @@ The sum is exact in mathematics, so what the numerical integral misses of it is 
 path is cut into pieces with a Gauss-Legendre rule of four nodes each. What a piece must add up to is known too: f at its end less f at its
 start. Where it does not (a kink of a ReLU lies in it) the piece is halved, until both the sum and the root of the sum of squares of a
 row's misses are below `tolerance` of its attribution (the second does not hope for misses that cancel), or pieces have been halved
-MOST_HALVINGS times; then the row says that it has not converged.
+MOST_HALVINGS times or a row has MOST_STEPS nodes; then the row says that it has not converged.
 
 An attribution describes the function, not the world: an input gets 0 exactly if moving it along the path never moves f.
 """
@@ -21,10 +21,10 @@ from torch import Tensor
 
 from .intervals import t_interval
 
-MOST_HALVINGS = 12
+MOST_HALVINGS, MOST_STEPS = 12, 4096
 _LARGEST_CALL = 2**21
 """Numbers given to f in one call; more are given one call after the other."""
-_MOST_ROWS = 2**12
+_MOST_ROWS = 2**10
 """Rows in one call, however narrow they are: f's own layers may be wide."""
 _INNER, _OUTER = (math.sqrt(3 / 7 + sign * 2 / 7 * math.sqrt(6 / 5)) for sign in (-1, 1))
 _OF_INNER, _OF_OUTER = ((18 + sign * math.sqrt(30)) / 36 for sign in (1, -1))
@@ -71,6 +71,10 @@ class _Pieces:
     @property
     def missed(self) -> Tensor:
         return self.part.sum(-1) - (self.last - self.first)
+
+    def sum_over(self, values: Tensor, rows: int) -> Tensor:
+        """A value per piece, added up over each row's pieces."""
+        return values.new_zeros(rows, *values.shape[1:]).index_add(0, self.row, values)
 
     def keep(self, which: Tensor) -> "_Pieces":
         return _Pieces(*(values[which] for values in vars(self).values()))
@@ -119,18 +123,13 @@ def integrated_gradients(
     count = math.ceil(steps / 4)
     grid = torch.arange(count, dtype=x.dtype) / count
     pieces = measure(torch.arange(rows).repeat_interleave(count), grid.repeat(rows), torch.full((rows * count,), 1 / count, dtype=x.dtype))
-    for halving in range(MOST_HALVINGS + 1):
-        value = torch.zeros(rows, math.prod(features), dtype=x.dtype).index_add(0, pieces.row, pieces.part)
-        allowed = tolerance * value.abs().sum(-1)
-        missed, none = pieces.missed, torch.zeros(rows, dtype=x.dtype)
-        number = pieces.row.bincount(minlength=rows)
-        spread = none.index_add(0, pieces.row, missed.square()).sqrt()
-        unfinished = torch.maximum(spread, none.index_add(0, pieces.row, missed).abs()) > allowed
-        if halving == MOST_HALVINGS or not unfinished.any():
+    halvings = 0
+    while True:
+        value = pieces.sum_over(pieces.part, rows)
+        unfinished, halved = _unfinished(pieces, tolerance * value.abs().sum(-1))
+        if halvings == MOST_HALVINGS or not halved.any():
             break
-        halved = unfinished[pieces.row] & (missed.square() * number[pieces.row] > allowed[pieces.row].square() / 4)
-        wide = pieces.keep(halved)
-        half = wide.width / 2
+        wide, half, halvings = pieces.keep(halved), pieces.width[halved] / 2, halvings + 1
         pieces = pieces.keep(~halved).and_also(measure(wide.row.repeat(2), torch.cat([wide.start, wide.start + half]), half.repeat(2)))
     f_baseline, f_x = (_value_at(f, place, fixed) for place in (starts, ends))
     return Attribution(
@@ -138,7 +137,7 @@ def integrated_gradients(
         f_x=f_x.reshape(batch),
         f_baseline=f_baseline.reshape(batch),
         error=(value.sum(-1) - (f_x - f_baseline)).reshape(batch),
-        steps=(4 * number).reshape(batch),
+        steps=(pieces.row.bincount(minlength=rows) * 4).reshape(batch),
         converged=~unfinished.reshape(batch),
     )
 
@@ -158,6 +157,16 @@ def _checked_batch(x: Tensor, baseline: Tensor, given: Sequence[Tensor], steps: 
         if value.shape[: len(batch)] != batch:
             raise ValueError(f"`given` holds shape {tuple(value.shape)}: it must begin with the batch axes of x, {tuple(batch)}")
     return batch
+
+
+def _unfinished(pieces: _Pieces, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows that miss more than allowed, and those of their pieces that are to be halved: the ones that miss more than most."""
+    missed, rows = pieces.missed, len(allowed)
+    number = pieces.row.bincount(minlength=rows)
+    spread, total = pieces.sum_over(missed.square(), rows).sqrt(), pieces.sum_over(missed, rows).abs()
+    unfinished = torch.maximum(spread, total) > allowed
+    limit = allowed / 2 / torch.where(spread > allowed, number.sqrt(), number)
+    return unfinished, (unfinished & (4 * number < MOST_STEPS))[pieces.row] & (missed.abs() > limit[pieces.row])
 
 
 def _checked(values: Tensor, rows: int) -> Tensor:
