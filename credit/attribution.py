@@ -86,7 +86,7 @@ class _Pieces:
 def integrated_gradients(
     f: Callable[..., Tensor],
     x: Float[Tensor, "*shape"],
-    baseline: Float[Tensor, "*shape"],
+    baseline: Float[Tensor, "*baseline_shape"],
     *,
     steps: int = 64,
     given: Sequence[Tensor] = (),
@@ -199,7 +199,7 @@ def _measure_pieces(
         if not values.requires_grad:
             raise ValueError("f returned values without a gradient: it must be made of differentiable operations, outside torch.no_grad")
         (slope,) = torch.autograd.grad(values.sum(), places)
-    mean_slope = torch.einsum("pnf,n->pf", slope.reshape(len(row), len(nodes), -1), weights)
+    mean_slope = torch.einsum("pnf,n->pf", slope.reshape(len(row), len(nodes), way.shape[1]), weights)
     along = values.detach().reshape(len(row), len(nodes))
     return way * mean_slope * width.unsqueeze(1), along[:, 0], along[:, -1]
 

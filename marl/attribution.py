@@ -244,7 +244,7 @@ def _summary(task: Question, index: int, found: Attribution, episode: Tensor, se
         members[label].append(name)
     return AgentInputs(
         groups=groups, features=tuple(tuple(members[label]) for label in groups), value=value.mean, low=value.low, high=value.high,
-        size=size.mean, size_low=size.low, size_high=size.high, by_lag=lags, at_decision=ends[0], at_baseline=ends[1],
+        size=size.mean, size_low=size.low.clamp(min=0), size_high=size.high, by_lag=lags, at_decision=ends[0], at_baseline=ends[1],
         error_mean=float(error.mean()), error_max=float(error.max()), relative_error_mean=float(relative.mean()),
         relative_error_max=float(relative.max()), steps_mean=float(found.steps.double().mean()), steps_max=int(found.steps.max()),
         not_converged=int((~found.converged).sum()), decisions=len(episode), decisions_seen=seen, episodes=len(episode.unique()),

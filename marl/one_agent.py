@@ -25,7 +25,7 @@ class BesideId(nn.Module):
 
 
 def one_agent(network: UtilityNetwork, agent: int, obs_dim: int) -> UtilityNetwork:
-    """The same function for this agent alone, (*batch, 1, obs + id) to (*batch, 1, action), float64. Without shared weights there is no id."""
+    """The same function for this agent alone, (*batch, 1, obs + id) to (*batch, 1, action); an id only where weights are shared."""
     share, agents = network.first.share, network.num_agents
     shape = None if network.encoder is None else network.encoder.shape
     config = NetworkConfig(
