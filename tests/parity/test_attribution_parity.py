@@ -14,11 +14,13 @@ def network(activation: type[nn.Module]) -> nn.Module:
         return nn.Sequential(nn.Linear(6, 32), activation(), nn.Linear(32, 32), activation(), nn.Linear(32, 1), nn.Flatten(0)).double()
 
 
-@pytest.mark.parametrize("activation, steps, error", [(nn.Tanh, 64, 1e-9), (nn.ReLU, 1000, 2e-3)])
-def test_every_attribution_is_captums(activation, steps, error):
+@pytest.mark.parametrize(
+    "activation, method, steps, error", [(nn.Tanh, "gausslegendre", 64, 1e-8), (nn.ReLU, "riemann_middle", 4000, 1e-3)]
+)
+def test_every_attribution_is_captums(activation, method, steps, error):
     f = network(activation)
     x, b = torch.randn(2, 20, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    theirs, delta = attr.IntegratedGradients(f).attribute(x, b, n_steps=steps, method="gausslegendre", return_convergence_delta=True)
+    theirs, delta = attr.IntegratedGradients(f).attribute(x, b, n_steps=steps, method=method, return_convergence_delta=True)
     ours = integrated_gradients(f, x, b, tolerance=1e-5)
     size = ours.value.abs().sum(-1, keepdim=True)
     torch.testing.assert_close(ours.value / size, theirs / size, rtol=0, atol=error)
