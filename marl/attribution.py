@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..credit.attribution import Attribution, group, mean_over_episodes
-from .attribution_question import Baseline, Question, Target
+from .attribution_question import Question
 from .errors import ConfigError
 from .run import Run, open_run
 
@@ -125,9 +125,9 @@ def measure_inputs(
     run: Run | str,
     *,
     agent: str | None = None,
-    target: Target | None = None,
+    target: str | None = None,
     action: str | int | None = None,
-    baseline: Baseline = "mean",
+    baseline: str = "mean",
     episodes: int = 16,
     window: int = 8,
     seed: int = 0,
@@ -173,8 +173,8 @@ def explain_decision(
     step: int,
     agent: str,
     action: str | int | None = None,
-    target: Target | None = None,
-    baseline: Baseline = "mean",
+    target: str | None = None,
+    baseline: str = "mean",
     episodes: int = 16,
     window: int = 8,
 ) -> DecisionInputs:

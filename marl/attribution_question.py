@@ -2,7 +2,6 @@
 
 import math
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,8 +16,6 @@ from .one_agent import one_agent, utilities
 from .policies import agent_index
 from .run import Run
 
-Target = Literal["gap", "utility"]
-Baseline = Literal["mean", "zero"]
 STEPS = 16
 """Gradients per decision to begin with."""
 AGENT_ID, IMAGE, PADDING = "agent id", "image", "padding"
@@ -29,7 +26,7 @@ _FROM = {"mean": "the mean of the agent's own observations in these episodes", "
 class Question:
     """What is asked, checked; and the episodes, played when first needed."""
 
-    def __init__(self, run: Run, target: Target | None, action: str | int | None, baseline: Baseline, episodes: int, window: int):
+    def __init__(self, run: Run, target: str | None, action: str | int | None, baseline: str, episodes: int, window: int):
         if target not in (None, "gap", "utility"):
             raise ConfigError(f'no target "{target}": use gap or utility')
         if baseline not in _FROM:
@@ -39,7 +36,7 @@ class Question:
         if window < 1:
             raise ConfigError(f"--window {window} must be at least 1: the decision's own observation")
         self.run, self.spec, self.network = run, run.env.spec, run.team.utility
-        self.target: Target = target or ("gap" if action is None else "utility")
+        self.target = target or ("gap" if action is None else "utility")
         self.action, self.baseline, self.episodes = action, baseline, episodes
         self.window = window if self.network.memory_dim else 1
         self.logits = run.config.algo == "coma"

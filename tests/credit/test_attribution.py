@@ -16,7 +16,7 @@ def random_numbers(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def network(seed: int, inputs: int, activation: type[nn.Module] = nn.ReLU, hidden: int = 16) -> nn.Module:
+def network(seed: int, inputs: int, activation: type[nn.Module] = nn.ReLU, hidden: int = 16) -> nn.Sequential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = nn.Linear(inputs, hidden), activation(), nn.Linear(hidden, hidden), activation(), nn.Linear(hidden, 1), nn.Flatten(0)
@@ -95,12 +95,12 @@ def test_two_networks_of_one_function_get_the_same_attributions(seed):
     f, x, b = network(seed, 4), random_numbers(seed, 5, 4), random_numbers(seed + 1, 5, 4)
     g = network(seed, 4)
     order, scale = torch.randperm(16, generator=torch.Generator().manual_seed(seed)), random_numbers(seed, 16).exp()
-    with torch.no_grad():
-        g[0].weight.copy_((f[0].weight * scale.unsqueeze(1))[order])
-        g[0].bias.copy_((f[0].bias * scale)[order])
-        g[2].weight.copy_((f[2].weight / scale)[:, order])
+    (first, bias, second), mine = (list(net.parameters())[:3] for net in (f, g))
+    moved = (first * scale.unsqueeze(1))[order], (bias * scale)[order], (second / scale)[:, order]
+    for parameter, values in zip(mine, moved, strict=True):
+        parameter.data = values.detach()
     ours, theirs = (integrated_gradients(net, x, b, tolerance=1e-5).value for net in (f, g))
-    assert not torch.equal(f[0].weight, g[0].weight)
+    assert not torch.equal(first, mine[0])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(ours.abs().sum(-1).max()))
 
 
