@@ -290,6 +290,15 @@ def test_an_action_is_explained_only_where_it_was_available():
         explain_decision(run, episode=0, step=2, agent="agent_0", action="open", episodes=2)
 
 
+def test_means_over_decisions_keep_the_order_of_the_window():
+    run = by_hand(Doors(), kind="gru")
+    agent = measure_inputs(run, agent="agent_1", episodes=3, window=3).agents["agent_1"]
+    single = explain_decision(run, episode=0, step=1, agent="agent_1", episodes=3, window=3)  # its only decision, the same in every episode
+    torch.testing.assert_close(agent.by_lag, single.by_lag.abs())
+    torch.testing.assert_close(agent.value, single.value)
+    assert float(agent.lag_share[2]) == 0 < float(agent.lag_share[1]) != float(agent.lag_share[0])
+
+
 def test_only_living_agents_with_a_choice_decide_and_only_what_they_saw_alive_is_the_baseline():
     run = by_hand(Doors(), layer_norm=False, layers=1, share=False)
     network = zero(run.team.utility)
