@@ -20,7 +20,7 @@ from .errors import ConfigError
 from .run import Run, open_run
 
 MOST_DECISIONS = 256
-"""Decisions per agent that are attributed; of more, as many are drawn."""
+"""Decisions per agent that are attributed; of more, as many are drawn. Half as many where each takes a whole window."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def measure_inputs(
         baseline: mean (of the agent's own observations) or zero.
         episodes: to play.
         window: observations of a recurrent agent that are attributed.
-        seed: of the draw of MOST_DECISIONS decisions per agent.
+        seed: of the draw of the decisions that are attributed, where an agent has more than MOST_DECISIONS.
 
     Raises:
         ConfigError: an unknown agent or action, a planted agent, or an action that is unavailable at every decision.
@@ -225,7 +225,8 @@ def _of_agent(task: Question, name: str, seed: int) -> AgentInputs:
         others = ", ".join(task.action_name(index, number) for number in legal.any(0).nonzero().squeeze(-1).tolist())
         what = task.action_name(index, int(explained[0]))
         raise ConfigError(f"refused: action {what} is not available at any of {name}'s {len(places)} decisions; available: {others}")
-    drawn = torch.randperm(int(open_to.sum()), generator=torch.Generator().manual_seed(seed))[:MOST_DECISIONS].sort().values
+    most = MOST_DECISIONS if task.window == 1 else MOST_DECISIONS // 2
+    drawn = torch.randperm(int(open_to.sum()), generator=torch.Generator().manual_seed(seed))[:most].sort().values
     places, explained = places[open_to][drawn], explained[open_to][drawn]
     found, _ = task.attribute(index, places, explained)
     return _summary(task, index, found, places[:, 1], int(open_to.sum()))

@@ -232,6 +232,8 @@ def test_at_most_so_many_decisions_are_drawn_by_a_seed(monkeypatch):
     assert torch.equal(mine.value, again.agents["agent_1"].value)
     assert torch.equal(mine.value, one.agents["agent_1"].value)
     assert not torch.equal(mine.value, other.agents["agent_1"].value)
+    recurrent = measure_inputs(by_hand(SPREAD, kind="gru"), episodes=3, agent="agent_1", window=2)
+    assert recurrent.agents["agent_1"].decisions == 10
 
 
 def test_the_episodes_are_those_of_the_team_as_deployed():
