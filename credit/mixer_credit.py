@@ -29,7 +29,7 @@ from .shapley import shapley_from_values
 
 LARGEST_TEAM = 12
 """Players whose 2^n coalitions are enumerated."""
-_AT_ONCE = 2**20
+_AT_ONCE = 2**17
 """Utility vectors handed to `value` in one call."""
 _BELOW_ONE = 1 - 2**-53
 

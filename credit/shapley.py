@@ -26,10 +26,13 @@ _ESTIMAND = "each agent's average gain from joining, over all orders of joining;
 
 def _semivalue(values: Tensor, weight_of_size: list[float]) -> Tensor:
     """sum over C without i of weight[|C|] (v(C + i) - v(C)), for each agent. Differences come first: a dummy gets exactly 0."""
-    n = len(weight_of_size)
+    n, half = len(weight_of_size), len(values) // 2
     weights = torch.tensor(weight_of_size, dtype=torch.float64)[all_coalitions(n - 1).sum(1)]  # C without i has n - 1 bits, whoever i is
-    gains = (values.unflatten(0, (2 ** (n - 1 - i), 2, 2**i)).diff(dim=1).flatten(0, 2) for i in range(n))
-    return torch.stack([torch.tensordot(weights, gain, dims=1) for gain in gains])
+    found = []
+    for i in range(n):
+        outside, inside = values.unflatten(0, (half >> i, 2, 2**i)).unbind(1)
+        found.append(torch.tensordot(weights, (inside - outside).flatten(0, 1), dims=1))
+    return torch.stack(found)
 
 
 def agents_in(values: Tensor) -> int:

@@ -41,22 +41,26 @@ class QMixAt:
         Entry m is of the players whose bits are set in m. The hidden layer's input is linear in q, so that of C + i is that of C
         plus (q_i - q_ref_i) W1_i: p doublings, each a sum, in place of a matrix product per coalition.
         """
-        batch, (draws, agents) = q.shape[:-1], q_ref.shape[-2:]
-        embed, coalitions = self.b1.shape[-1], 2 ** len(players)
-        W1, b1, w2, v = self.W1.reshape(-1, agents, embed), self.b1.reshape(-1, embed), self.w2.reshape(-1, embed), self.v.reshape(-1)
-        q, q_ref = q.reshape(-1, 1, agents), q_ref.reshape(-1, draws, agents)
-        found = q.new_empty(len(v), coalitions)
-        size = max(1, _AT_ONCE // (draws * coalitions * embed))
+        batch, (draws, agents), embed, coalitions = q.shape[:-1], q_ref.shape[-2:], self.b1.shape[-1], 2 ** len(players)
+        W1, b1, w2, v = (
+            self.W1.reshape(-1, agents, embed),
+            self.b1.reshape(-1, 1, embed),
+            self.w2.reshape(-1, embed, 1),
+            self.v.reshape(-1, 1),
+        )
+        q, q_ref, which = q.reshape(-1, 1, agents), q_ref.reshape(-1, draws, agents), torch.tensor(players, device=q.device)
+        gap, rows_of_players = (q - q_ref).index_select(-1, which).unsqueeze(-1), W1.index_select(-2, which).unsqueeze(1)
+        size = min(len(v), max(1, _AT_ONCE // (draws * coalitions * embed)))
+        found, buffer = q.new_empty(len(v), coalitions), q.new_empty(size, draws, coalitions, embed)
         for start in range(0, len(v), size):
-            rows = slice(start, start + size)
-            gained = (q[rows] - q_ref[rows])[..., players].unsqueeze(-1) * W1[rows, None, players]  # (state, draw, player, embed)
-            hidden = q.new_empty(*gained.shape[:2], coalitions, embed)
-            hidden[:, :, 0] = q_ref[rows] @ W1[rows] + b1[rows, None]
+            rows = slice(start, min(start + size, len(v)))
+            hidden, gained = buffer[: rows.stop - start], gap[rows] * rows_of_players[rows]  # gained: (state, draw, player, embed)
+            torch.add(q_ref[rows] @ W1[rows], b1[rows], out=hidden[:, :, 0])
             for player in range(len(players)):
                 old, new = hidden[:, :, : 1 << player], hidden[:, :, 1 << player : 2 << player]
                 torch.add(old, gained[:, :, player, None], out=new)
-            mixed = F.elu_(hidden).flatten(1, 2) @ w2[rows, :, None]
-            found[rows] = mixed.view(-1, draws, coalitions).mean(1) + v[rows, None]
+            mixed = F.elu_(hidden).flatten(1, 2) @ w2[rows]
+            found[rows] = mixed.view(-1, draws, coalitions).mean(1) + v[rows]
         return found.reshape(*batch, coalitions)
 
 
