@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from teamcredit.mixers import MIXERS, make_mixer
 from teamcredit.mixers.base import mix
-from teamcredit.mixers.qmix import QMix
+from teamcredit.mixers.qmix import QMix, QMixAt
 
 sizes, seeds = st.integers(1, 4), st.integers(0, 2**31)
 examples = settings(deadline=None, derandomize=True, max_examples=50)
@@ -119,3 +119,49 @@ def test_a_mixer_that_calls_itself_linear_adds_up_what_each_utility_alone_adds(a
 def test_an_unknown_mixer_is_refused_with_the_names_there_are():
     with pytest.raises(ValueError, match="none, vdn, qmix"):
         make_mixer("qmax", num_agents=2, state_dim=2, embed_dim=2, hyper_dim=2)
+
+
+@given(name=st.sampled_from(["vdn", "qmix"]), agents=sizes, batch=sizes, samples=sizes, seed=seeds)
+@examples
+def test_a_mixer_at_its_states_gives_what_it_gives_for_every_sample_by_itself(name, agents, batch, samples, seed):
+    mixer = random_mixer(name, agents, 3, seed)
+    q, state = torch.randn(2, batch, samples, agents), torch.randn(2, batch, 3)
+    one_by_one = torch.stack([mixer(q[..., sample, :], state) for sample in range(samples)], -1)
+    torch.testing.assert_close(mixer.at(state)(q), one_by_one)
+
+
+def test_qmix_at_its_states_runs_its_hypernetworks_once():
+    mixer, ran = random_mixer("qmix", 3, 4, 0), []
+    for network in (mixer.W1, mixer.w2, mixer.b1, mixer.v):
+        network.register_forward_hook(lambda *_: ran.append(1))
+    at = mixer.at(torch.randn(5, 4))
+    at(torch.randn(5, 6, 3))
+    at.coalition_values(torch.randn(5, 3), torch.randn(5, 2, 3), (0, 1, 2))
+    assert len(ran) == 4
+
+
+@given(agents=sizes, draws=sizes, seed=seeds)
+@examples
+def test_the_doublings_of_qmix_are_the_mixer_at_every_coalition(agents, draws, seed):
+    mixer = random_mixer("qmix", agents, 3, seed).double()
+    q, q_ref, state = torch.randn(4, agents).double(), torch.randn(4, draws, agents).double(), torch.randn(4, 3).double()
+    players = [agent for agent in range(agents) if agent != 1]  # the second agent never joins
+    member = torch.zeros(2 ** len(players), agents, dtype=torch.bool)
+    for row, joined in enumerate(itertools.product((False, True), repeat=len(players))):
+        member[row, players] = torch.tensor(joined[::-1], dtype=torch.bool)  # the first player is the lowest bit
+    mixed = torch.where(member, q[:, None, None], q_ref.unsqueeze(2))
+    truth = mixer.at(state)(mixed.flatten(1, 2)).unflatten(1, (draws, -1)).mean(1)
+    torch.testing.assert_close(mixer.at(state).coalition_values(q, q_ref, players), truth)
+
+
+def test_independent_learners_have_no_team_value_to_mix():
+    with pytest.raises(ValueError, match="independent learners mix nothing"):
+        random_mixer("none", 3, 2, 0).at(torch.zeros(4, 2))
+
+
+def test_what_multiplies_utilities_at_a_state_is_not_negative():
+    at = random_mixer("qmix", 3, 2, 0).at(torch.zeros(4, 2))
+    assert (at.W1.shape, at.b1.shape, at.w2.shape, at.v.shape) == ((4, 3, 8), (4, 8), (4, 8), (4,))
+    assert isinstance(at, QMixAt)
+    assert (at.W1 >= 0).all()
+    assert (at.w2 >= 0).all()
