@@ -78,7 +78,7 @@ def _timetable(
     high = min(0.16 * size, 0.8 * size / agents)
     canvas = Canvas(size, round(top + agents * high + 0.03 * size))
     canvas.text((size / 2, 0.04 * size), caption, 0.032 * size)
-    letters = min(0.035 * size, 0.35 * wide, 0.5 * high)
+    letters = min(0.035 * size, 0.3 * wide, 0.5 * high)
     places = []
     for agent in range(agents):
         y = top + agent * high
