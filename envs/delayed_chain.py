@@ -102,8 +102,8 @@ class DelayedChain(NativeEnv[ChainTask]):
 
     @property
     def scripted(self) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-        """`trained` is always right; `half` at steps 0, 2, 4, ..., and waits at the others."""
-        return {"trained": self._right, "half": self._half}
+        """`trained` is always right; `even` at steps 0, 2, 4, ..., and waits at the others."""
+        return {"trained": self._right, "even": self._even}
 
     def begin(self, clock: Clock) -> ChainTask:
         start = torch.zeros_like(clock.seed)
@@ -159,7 +159,7 @@ class DelayedChain(NativeEnv[ChainTask]):
         shown = obs[..., n + self.steps :].argmax(-1)
         return (shown - self._rotation.to(device)[who]) % (self.num_actions - 1) + 1
 
-    def _half(self, obs: Float[Tensor, "*batch agent obs"], available: Tensor) -> Int[Tensor, "*batch agent"]:
+    def _even(self, obs: Float[Tensor, "*batch agent obs"], available: Tensor) -> Int[Tensor, "*batch agent"]:
         step = obs[..., self.num_agents : self.num_agents + self.steps].argmax(-1)
         return torch.where(step % 2 == 0, self._right(obs, available), 0)
 

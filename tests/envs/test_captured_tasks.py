@@ -29,7 +29,6 @@ TASKS = {
     "switch": Switch(4, clock=True),
     "predator-prey": PredatorPrey(5, 5, 4, 4, episode_limit=30),
     "plate and door": PlateAndDoor(),
-    "delayed chain": DelayedChain(),
     "delayed chain with cues": DelayedChain(cue=True),
     "key and door": KeyAndDoor(),
 }

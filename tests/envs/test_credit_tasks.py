@@ -94,9 +94,9 @@ def test_hits_are_paid_by_their_weights():
     assert play(env, [[0, 0], [0, 0]])[-1] == (0.0, True, False)
 
 
-def test_half_hits_at_even_steps_alone():
+def test_even_hits_at_even_steps_alone():
     env = DelayedChain(3, 5)
-    steps, actions = follow(env, "half")
+    steps, actions = follow(env, "even")
     assert steps[-1].reward.tolist() == [float(env.weights[::2].sum())] * 3
     assert [bool((action == 0).all()) for action in actions] == [False, True, False, True, False]
 
