@@ -86,7 +86,7 @@ def switch_off_text(document: Mapping[str, Any]) -> str:
 
 def _episode_text(document: Mapping[str, Any], which: int, item: Mapping[str, Any]) -> str:
     names, every = list(item["agents"]), document["every"]
-    matrix, error, steps = item["matrix"], item["error"], item["steps"]
+    matrix, error, steps = _without_dust(item["matrix"]), item["error"], item["steps"]
     size = [max(abs(value) for value in row) for row in matrix]
     order = sorted(range(len(matrix)), key=lambda row: -size[row])
     shown, hidden = sorted(order[:ROWS_SHOWN]), order[ROWS_SHOWN:]
@@ -114,6 +114,12 @@ def _episode_text(document: Mapping[str, Any], which: int, item: Mapping[str, An
         f"everybody following {document['reference']} {number(nobody)}."
     )
     return "\n".join(lines)
+
+
+def _without_dust(matrix: list[list[float]]) -> list[list[float]]:
+    """Sums of numbers that cancel leave rests of rounding: 0 for people."""
+    least = 1e-7 * max((abs(value) for row in matrix for value in row), default=0.0)
+    return [[value if abs(value) > least else 0.0 for value in row] for row in matrix]
 
 
 def _with_error(value: float, error: float) -> str:

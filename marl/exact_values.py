@@ -24,7 +24,8 @@ from ..envs.randomness import Clock, fold
 from .errors import ConfigError
 from .evaluate import CREDIT_SEEDS, refuse_endless
 from .policies import Policy, Team, team_action
-from .switch_off import LARGEST_EXACT, Situation
+from .situations import Situation
+from .switch_off import LARGEST_EXACT
 
 _OTHER_LUCK = 1
 """What the second of two tries folds into its random numbers."""

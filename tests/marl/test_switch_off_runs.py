@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from teamcredit.envs.parallel_api import to_parallel_env
 from teamcredit.envs.plate_and_door import PlateAndDoor
 from teamcredit.envs.randomness import TASK, Clock, uniform
 from teamcredit.envs.registry import make
-from teamcredit.marl import switch_off
+from teamcredit.marl import situations, switch_off
 from teamcredit.marl.agents import UtilityNetwork
 from teamcredit.marl.cli_output import to_json
 from teamcredit.marl.cli_switch_off import ROWS_SHOWN, switch_off_document, switch_off_text
@@ -46,7 +46,7 @@ class Untrained(Run):
         return 0
 
 
-def team_of(env: Any, members: Sequence[str] = (), *, kind: str = "mlp", sampled: bool = False) -> Team:
+def team_of(env: Any, members: Sequence[str] = (), *, kind: Literal["mlp", "gru"] = "mlp", sampled: bool = False) -> Team:
     """Untrained agents, some replaced by planted members."""
     torch.manual_seed(0)
     spec = env.spec
@@ -259,8 +259,9 @@ def test_figures_are_the_seeds_and_do_not_depend_on_how_copies_are_gathered(monk
     run = run_of(PlateAndDoor(), everybody(PlateAndDoor(), "trained"))
     first, other = (measure_switch_off(run, reference="random", episodes=3, rollouts=4, seed=seed) for seed in (0, 1))
     assert not torch.equal(first.matrix, other.matrix)
-    said, sizes = [], iter([2, 23])  # episodes, then their continuations, a few at a time
-    monkeypatch.setattr(switch_off, "copies_at_once", lambda env: next(sizes))
+    said = []
+    monkeypatch.setattr(situations, "copies_at_once", lambda env: 2)
+    monkeypatch.setattr(switch_off, "copies_at_once", lambda env: 23)
     again = measure_switch_off(run, reference="random", episodes=3, rollouts=4, on_progress=said.append)
     assert torch.equal(first.matrix, again.matrix)
     assert first.env_steps == again.env_steps
