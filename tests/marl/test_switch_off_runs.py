@@ -220,11 +220,15 @@ def test_a_block_of_steps_earns_what_its_steps_earn(every, gamma):
     assert_adds_up(coarse)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "gru"])
-def test_with_everybody_as_they_are_a_copy_goes_on_as_the_episode_did(kind):
+@pytest.mark.parametrize("kind, gain", [("mlp", 1.0), ("gru", 8.0)])
+def test_with_everybody_as_they_are_a_copy_goes_on_as_the_episode_did(kind, gain):
     """A deterministic team in a deterministic task: V_N is what was still paid, so states and memories are the true ones."""
     env = make("native/delayed-chain", null_step=False)
-    result = measure_switch_off(run_of(env, kind=kind), reference="random", episodes=2, rollouts=2)
+    run = run_of(env, kind=kind)
+    with torch.no_grad():
+        for parameter in run.team.utility.parameters():
+            parameter.mul_(gain)  # so that what a recurrent agent remembers changes what it does
+    result = measure_switch_off(run, reference="random", episodes=2, rollouts=2)
     left = result.rewards.flip(1).cumsum(1).flip(1)
     assert left.any()
     torch.testing.assert_close(result.values[-1], left, rtol=0, atol=1e-12)
