@@ -131,7 +131,7 @@ def lazy_document(run: "Run", report: "LazyReport") -> dict[str, Any]:
 
 
 def _verdict_document(verdict: "Verdict") -> dict[str, Any]:
-    from ..credit.verdict import explain
+    from ..credit.words import explain
 
     references = {
         name: {"effect": effect, "interval": [low, high], "margin": delta}

@@ -76,9 +76,9 @@ def credit(
         Run folder, name, or last; @best or @ENV_STEPS picks a checkpoint.
     method
         Played: shapley: an agent's average contribution over all orders of joining; difference: what is lost without it alone; banzhaf:
-        its contribution averaged over all sets of teammates; interactions: of every pair.
+        its contribution averaged over all sets of teammates; interactions: of every pair; switch-off: of every step and agent.
         Learned: critic: single decisions by the run's own critic (coma, or trained with --critic.kind mlp), and whether that critic is to
-        be believed.
+        be believed; mixer, mixer-ig: the same by the run's own mixer (vdn, qmix); inputs: which inputs an agent's decisions hang on.
     reference
         What an absent agent does: noop, random, average, peer:AGENT, RUN@ENV_STEPS (@ENV_STEPS: of this run). Default: noop where every
         agent can do nothing, else random.

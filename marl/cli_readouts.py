@@ -90,7 +90,39 @@ def _interactions_text(document: Mapping[str, Any]) -> str:
     )
 
 
+def _switch_off(run: "Run", asked: Asked) -> dict[str, Any]:
+    from .cli_switch_off import switch_off_document
+    from .switch_off import measure_switch_off
+
+    options, episodes = asked.options, asked.episodes or READOUTS["switch-off"].episodes
+    wanted: dict[str, Any] = {"episodes": episodes, "rollouts": options.rollouts, "every": options.every, "seed": asked.seed}
+    return switch_off_document(run, measure_switch_off(run, reference=asked.reference, **wanted))
+
+
+def _switch_off_text(document: Mapping[str, Any]) -> str:
+    from .cli_switch_off import switch_off_text
+
+    return switch_off_text(document)
+
+
+def _inputs(run: "Run", asked: Asked) -> dict[str, Any]:
+    from .attribution import measure_inputs
+    from .cli_inputs import inputs_document
+
+    options, episodes = asked.options, asked.episodes or READOUTS["inputs"].episodes
+    wanted: dict[str, Any] = {"agent": options.agent, "action": options.action, "baseline": options.baseline, "window": options.window}
+    return inputs_document(run, measure_inputs(run, episodes=episodes, seed=asked.seed, **wanted))
+
+
+def _inputs_text(document: Mapping[str, Any]) -> str:
+    from .cli_inputs import inputs_text
+
+    return inputs_text(document)
+
+
 READOUTS: dict[str, Readout] = {
     "interactions": Readout(64, _interactions, _interactions_text),
+    "switch-off": Readout(4, _switch_off, _switch_off_text),
+    "inputs": Readout(16, _inputs, _inputs_text, per_reference=False),
 }
 """Method -> readout."""

@@ -62,7 +62,7 @@ def enumerate_values(
     Raises:
         ConfigError: chance in the task or the team, too many agents or too many states.
     """
-    from .inspection import reference_policy
+    from .references import reference_policy
 
     spec = env.spec
     if not isinstance(env, NativeEnv):

@@ -25,6 +25,7 @@ from .critic_credit import measure_critic_credit
 from .critic_episodes import valued_team
 from .errors import ConfigError, suggest
 from .evaluate import CREDIT_SEEDS, LAZY_SEEDS, MARGIN_SEEDS, Episodes, play, seeds_from
+from .mixer_reading import How, measure_mixer_credit, mixer_of
 from .policies import Override, Policy, Team
 from .references import Stand, check_reference, default_references, make_reference, names_of, reference_of
 from .run import Run, open_run
@@ -34,10 +35,13 @@ METHODS: dict[str, str] = {
     "difference": "leave-one-out: what the team loses when one agent alone follows the reference",
     "banzhaf": "Banzhaf value: an agent's contribution averaged over all sets of teammates alike; not a split of the total",
     "critic": "what single decisions are worth by the run's own critic, with that critic's calibration (no agent is ever replaced)",
+    "mixer": "Shapley value over the inputs of the run's own mixer: what single decisions are worth by the learned Q_tot",
+    "mixer-ig": "the same by integrated gradients over the mixer's inputs",
 }
 """Methods of `measure_credit`, one line each."""
 EPISODE_METHODS = ("shapley", "difference", "banzhaf")
 """Those that replace agents and play episodes; the others read what the run has learned."""
+MIXER_METHODS: dict[str, How] = {"mixer": "shapley", "mixer-ig": "integrated-gradients"}
 
 
 SEEDS_APART = 100_000
@@ -93,6 +97,8 @@ def check_credit(
     if "critic" in methods:
         valued_team(run)
         learns = run.team.learns(spec.num_agents)
+    if any(method in MIXER_METHODS for method in methods):
+        mixer_of(run)
     for name in references:
         check_reference(name, spec, learns if set(methods) == {"critic"} else None)
         if learned and name not in ("noop", "random"):
@@ -130,6 +136,8 @@ def measure_credit(
     check_credit(run, [method], [chosen] if isinstance(chosen, str) else [], episodes, forks, from_step)
     if method == "critic":
         found: Credit = measure_critic_credit(run, reference=name, episodes=episodes, forks=forks, seed=seed)
+    elif method in MIXER_METHODS:
+        found = measure_mixer_credit(run, reference=name, episodes=episodes, seed=seed, how=MIXER_METHODS[method])
     else:
         stand = make_reference(chosen, run) if isinstance(chosen, str) else chosen
         name = stand.reference.name

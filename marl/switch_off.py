@@ -28,6 +28,7 @@ from ..envs.native import NativeEnv
 from .errors import ConfigError
 from .evaluate import CREDIT_SEEDS, copies_at_once, seeds_from
 from .policies import Override, Policy, Team
+from .references import make_reference
 from .run import Run, open_run
 from .situations import Played, play_on, record, select, starts, with_luck
 
@@ -111,12 +112,10 @@ def measure_switch_off(
         gamma: discount of the return; 1 for the plain return of an episode.
         seed: of the rollouts' luck, and of the sampled orders (teams above six).
     """
-    from .inspection import reference_policy
-
     run = open_run(run)
     check_switch_off(episodes=episodes, rollouts=rollouts, every=every, gamma=gamma)
     env, team, n = run.env, run.team, run.env.spec.num_agents
-    policy = reference_policy(reference, env.spec)
+    policy = make_reference(reference, run).policy
     seeds = seeds_from(CREDIT_SEEDS, episodes)
     played = record(env, team, seeds, every)
     plan = make_plan(n, rollouts, seed)

@@ -12,6 +12,8 @@ order at a time. shapiq knows one game at a time: 64 exact computers whose value
 (hidden layers come by doubling), so its share is of what is left besides: ELU, sums, and the combination of values.
 """
 
+# pyright: reportMissingImports=false
+
 import argparse
 import json
 from collections.abc import Callable, Mapping
