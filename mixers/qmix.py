@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from .base import Mixer
 from .mlp import mlp
 
-_AT_ONCE = 2**21
-"""Hidden values computed together, 8 MB of them."""
+_AT_ONCE = 2**19
+"""Hidden values computed together, 2 MB of them: they stay in the cache."""
 
 
 @dataclass(frozen=True)
