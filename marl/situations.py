@@ -75,18 +75,19 @@ def _record_together(env: TeamEnv, team: Team, seeds: Tensor, first: int, every:
 
 def starts(env: TeamEnv, played: Played, every: int) -> list[tuple[Int[Tensor, "start 2"], Int[Tensor, " start"], Situation]]:
     """(block of `every` steps, episode) of each start, its row in a situation, and the situation; native ones are put into one."""
-    starts = []
+    found = []
     for step, first, situation in played.situations:
         rows = (played.length[first : first + len(situation.memory)] > step).nonzero().squeeze(-1)
-        starts.append((torch.stack([torch.full_like(rows, step // every), rows + first], 1), rows, situation))
+        found.append((torch.stack([torch.full_like(rows, step // every), rows + first], 1), rows, situation))
     if not isinstance(env, NativeEnv):
-        return starts
-    together = map_tensors(lambda *parts: torch.cat(parts), *(select(env, situation, rows) for _, rows, situation in starts))
-    where = torch.cat([where for where, _, _ in starts])
+        return found
+    together = map_tensors(lambda *parts: torch.cat(parts), *(select(env, situation, rows) for _, rows, situation in found))
+    where = torch.cat([where for where, _, _ in found])
     return [(where, torch.arange(len(where)), together)]
 
 
-def select(env: TeamEnv, situation: Situation, rows: Tensor) -> Situation:
+def select(env: TeamEnv, situation: Situation, rows: Int[Tensor, " row"]) -> Situation:
+    """Copies of the rows named, repeats allowed; ConfigError for a task that cannot be brought back to a moment."""
     try:
         state = env.select(situation.state, rows)
     except ValueError as error:

@@ -28,7 +28,7 @@ from teamcredit.marl.config import Config, NetworkConfig
 from teamcredit.marl.errors import ConfigError
 from teamcredit.marl.exact_values import ExactValues, enumerate_values
 from teamcredit.marl.policies import Team, parse_members
-from teamcredit.marl.run import Run
+from teamcredit.marl.run import Run, train
 from teamcredit.marl.switch_off import SwitchOff, measure_switch_off
 
 REFERENCES = ["random", "noop"]
@@ -257,6 +257,17 @@ def test_a_team_that_draws_its_actions_has_errors_and_adds_up():
     result = measure_switch_off(run_of(KeyAndDoor(2, 3, key_step=0, door_step=1), sampled=True), reference="random", rollouts=64)
     assert (result.value_error[-1, :, 0] > 0).all()
     assert_adds_up(result)
+
+
+def test_a_run_is_read_from_its_folder(tmp_path):
+    env = PlateAndDoor()
+    small = {"replay.rollout_steps": 16, "replay.num_envs": 4, "evaluation.episodes": 2, "evaluation.final_episodes": 2}
+    train("native/plate-and-door", steps=64, options={"members": everybody(env, "trained"), **small}, out=tmp_path / "run")
+    found, known = (
+        measure_switch_off(run, reference="random", episodes=2, rollouts=4)
+        for run in (str(tmp_path / "run"), run_of(env, everybody(env, "trained")))
+    )
+    assert torch.equal(found.matrix, known.matrix)
 
 
 def test_figures_are_the_seeds_and_do_not_depend_on_how_copies_are_gathered(monkeypatch):
