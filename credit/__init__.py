@@ -6,7 +6,7 @@
 from .banzhaf import banzhaf
 from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, Reference, all_coalitions, without_each
 from .classes import CLASSES, LAZY, CloserLook, classify
-from .difference import aristocrat_utility, difference_reward, leave_one_out
+from .difference import aristocrat_utility, difference_reward, leave_one_out, wonderful_life
 from .evidence import confidence_sequence, floor_pairs
 from .interactions import Interactions, interactions_at_full_team, interactions_from_values, measure_interactions
 from .intervals import mean_interval
@@ -50,4 +50,5 @@ __all__ = [
     "shapley_from_values",
     "switch_off_matrix",
     "without_each",
+    "wonderful_life",
 ]

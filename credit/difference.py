@@ -7,6 +7,8 @@ deciding for themselves. It is an agent's value *to the team as it is*: of two a
 get 0, so read it beside the Shapley value.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -77,6 +79,22 @@ def leave_one_out(
     if game.num_agents != num_agents:
         raise ValueError(f"num_agents is {num_agents}, but the episode game has {game.num_agents} agents")
     return _from_episodes(game, episode_indices(episodes), bound, confidence, words)
+
+
+def wonderful_life(
+    game: CoalitionGame | EpisodeGame,
+    num_agents: int,
+    *,
+    episodes: "Int[Tensor, ' episode'] | int | None" = None,
+    bound: float | None = None,
+) -> Credit:
+    """G(z) - G(z without i): leave-one-out for a game whose v(C) is the value of a world in which *only* C's members exist.
+
+    Another estimand than `leave_one_out` with a policy in the agent's place: who is not in the world bumps into nobody, is seen by nobody, and
+    takes no food (wonderful life utility with the agent clamped to nothing; Wolpert and Tumer 2001). Arguments as in `leave_one_out`.
+    """
+    found = leave_one_out(game, num_agents, episodes=episodes, bound=bound, reference="out of the world")
+    return replace(found, estimand="team value lost when this agent is not in the world at all", method="wonderful life utility")
 
 
 def _from_episodes(game: EpisodeGame, episodes: Tensor, bound: float | None, confidence: float, words: dict[str, str]) -> Credit:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from teamcredit.credit import EpisodeGame, banzhaf, measure_interactions, shapley
+from teamcredit.credit import EpisodeGame, banzhaf, measure_interactions, shapley, wonderful_life
 from teamcredit.credit.agreement import agreement, tells_apart
 from teamcredit.credit.base import Credit
 from teamcredit.credit.games import airport, either_or_with_worker
@@ -64,3 +64,10 @@ def test_too_many_agents_are_told_the_number_of_coalitions_and_what_to_do(estima
     exactly = {"exact_up_to": 15} if estimate is shapley else {}
     with pytest.raises(ValueError, match=r"15 agents have 2\^15 = 32,768 coalitions.*Sample instead: shapley"):
         estimate(airport(range(15)), 15, **exactly)
+
+
+def test_wonderful_life_is_the_value_lost_with_the_agents_absence_from_the_world():
+    found = wonderful_life(airport([1, 2, 6]), 3)
+    assert found.value.tolist() == [0, 0, 4]
+    assert found.reference == "out of the world"
+    assert "not in the world" in found.estimand
