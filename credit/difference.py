@@ -90,8 +90,8 @@ def wonderful_life(
 ) -> Credit:
     """G(z) - G(z without i): leave-one-out for a game whose v(C) is the value of a world in which *only* C's members exist.
 
-    Another estimand than `leave_one_out` with a policy in the agent's place: who is not in the world bumps into nobody, is seen by nobody, and
-    takes no food (wonderful life utility with the agent clamped to nothing; Wolpert and Tumer 2001). Arguments as in `leave_one_out`.
+    Another estimand than `leave_one_out` with a policy in the agent's place: who is not in the world bumps into nobody, is seen by
+    nobody, and takes no food (the agent clamped to nothing; Wolpert and Tumer 2001). Arguments as in `leave_one_out`.
     """
     found = leave_one_out(game, num_agents, episodes=episodes, bound=bound, reference="out of the world")
     return replace(found, estimand="team value lost when this agent is not in the world at all", method="wonderful life utility")
