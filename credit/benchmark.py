@@ -1,0 +1,327 @@
+"""Any library's credit estimator, scored where the truth is known. One function is to be written:
+
+    def my_estimator(game, num_agents, budget, seed):
+        everyone = torch.ones(num_agents, num_agents, dtype=torch.bool)
+        without = everyone & ~torch.eye(num_agents, dtype=torch.bool)   # row i: everyone but agent i
+        return game(everyone) - game(without)                           # one value per agent
+
+    score_estimator(my_estimator, coalition_problems(seed=0))
+
+`game(coalitions)` takes bool rows (m, n), as a tensor, an array or lists, and gives (m,) values; every row costs one evaluation,
+also one that was asked before, and `budget` is how many there are. Where the game is noisy every row is a new episode; estimators that
+compare coalitions on the same episode ask `game.play(coalitions, episodes)` for (m, e) values. An estimator with intervals returns a `Credit`
+(or anything with `value`, `low` and `high`).
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .base import EpisodeGame, coalition_masks
+from .problems import Problem
+from .scores import cosine, coverage, kendall, rmse, spearman, sum_error
+
+Estimate = Callable[[Any, int, int, int], Any]
+"""(game, num_agents, budget, seed) -> one value per agent, or a Credit."""
+Truth = Literal["shapley", "leave_one_out", "banzhaf"]
+_BLOCK = 256  # episodes whose chance is drawn at once
+_ROUND = 1e-9  # of the problem's scale: what differs by less has the same rank
+_TINY = 1e-12
+SUSPECT = 3.0
+"""Standard errors of bias from which an estimator is looked at again, on fresh seeds and four times the repetitions."""
+
+
+class Trial(EpisodeGame):
+    """A problem as an estimator meets it: every value asked for is counted, nothing is remembered, and the budget ends."""
+
+    def __init__(self, problem: Problem, budget: int, seed: int):
+        super().__init__(self.returns, problem.num_agents)
+        self.problem, self.budget, self.seed = problem, budget, seed
+        self._next_episode = 0
+        self._chance: dict[int, Tensor] = {}
+
+    @property
+    def actions(self) -> Float[Tensor, " agent"]:
+        """How often each agent did something while the full team played."""
+        n = self.problem.num_agents
+        return torch.ones(n, dtype=torch.float64) if self.problem.actions is None else self.problem.actions
+
+    def __call__(self, coalitions: Any) -> Float[Tensor, " coalition"]:
+        """v of each row; where the game is noisy each row has an episode of its own."""
+        asked = self._rows(coalitions)
+        self._charge(len(asked))
+        masks = coalition_masks(asked)
+        if not self.problem.is_noisy:
+            return self.problem.values[masks]
+        episodes = torch.arange(self._next_episode, self._next_episode + len(asked))
+        self._next_episode += len(asked)
+        return self._seen(torch.stack([self._column(episode)[mask] for episode, mask in zip(episodes.tolist(), masks.tolist(), strict=True)]))
+
+    def play(self, coalitions: Any, episodes: Any) -> Float[Tensor, "coalition episode"]:
+        """v of each row on each episode; the same number means the same episode."""
+        asked, numbers = self._rows(coalitions), torch.as_tensor(episodes, dtype=torch.int64)
+        self._charge(len(asked) * len(numbers))
+        return self._seen(self.returns(asked, numbers)[0])
+
+    def returns(
+        self, coalitions: Bool[Tensor, "coalition agent"], episodes: Int[Tensor, " episode"], /
+    ) -> tuple[Float[Tensor, "coalition episode"], int]:
+        """What is played, uncounted; no env steps."""
+        masks = coalition_masks(coalitions)
+        if not self.problem.is_noisy:
+            return self.problem.values[masks].unsqueeze(1).expand(-1, len(episodes)), 0
+        return torch.stack([self._column(episode)[masks] for episode in episodes.tolist()], 1), 0
+
+    def _column(self, episode: int) -> Float[Tensor, " coalition"]:
+        """The values of all coalitions in an episode: a function of the seed and its number."""
+        problem, (block, row) = self.problem, divmod(episode, _BLOCK)
+        if block not in self._chance:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + block)
+            if problem.pool is None:
+                shape = (_BLOCK, len(problem.values))
+                self._chance[block] = problem.values + problem.noise * torch.randn(shape, generator=generator, dtype=torch.float64)
+            else:
+                self._chance[block] = problem.pool[:, torch.randint(problem.pool.shape[1], (_BLOCK,), generator=generator)].T
+        return self._chance[block][row]
+
+    def _rows(self, coalitions: Any) -> Bool[Tensor, "coalition agent"]:
+        rows, n = torch.as_tensor(coalitions), self.problem.num_agents
+        if rows.dim() != 2 or rows.shape[1] != n:
+            raise ValueError(f"asked for coalitions of shape {tuple(rows.shape)}; expected (m, {n}): a row of {n} booleans for each coalition")
+        return rows.bool()
+
+    def _charge(self, count: int) -> None:
+        self.evaluations += count
+        if self.evaluations > self.budget:
+            raise ValueError(f"asked for {self.evaluations:,} values of a budget of {self.budget:,}; every row counts, known ones too")
+
+    def _seen(self, returns: Tensor) -> Tensor:
+        self.lowest, self.highest = min(self.lowest, float(returns.min())), max(self.highest, float(returns.max()))
+        return returns
+
+
+@dataclass(frozen=True)
+class Score:
+    """How an estimator did on a problem; None where there is nothing to score (see each)."""
+
+    estimator: str
+    family: str
+    problem: str
+    num_agents: int
+    against: str
+    """Which truth: shapley, leave_one_out, banzhaf."""
+    spearman: float | None
+    """Mean rank correlation over repetitions; 0 where the estimate ranks all agents alike; None where the truth does."""
+    kendall: float | None
+    """The same by pairs (tau-b)."""
+    cosine: float | None
+    """Mean; 0 for an estimate of nothing but zeros, None for such a truth."""
+    sum_error: float
+    """Mean |sum of the credit - sum of the truth|."""
+    null_error: float | None
+    """Largest mean |credit| of an agent that changes nothing, in shares of `scale`; None without such an agent."""
+    null_rate: float | None
+    """Share of (repetition, such agent) with credit beyond 1e-9 of `scale`."""
+    symmetry_gap: float | None
+    """Largest difference between the mean credits of agents that are alike; None without such agents."""
+    rmse: float
+    """Over agents and repetitions, in the unit of v."""
+    rmse_1000: float
+    """rmse sqrt(evaluations / 1000): what is to be expected at 1,000 evaluations of an unbiased estimator."""
+    error: float
+    """Largest |credit - truth| of all agents and repetitions."""
+    bias: float
+    """Largest |mean credit - truth|."""
+    bias_in_se: float | None
+    """The same in standard errors of that mean, largest of the agents'; infinite where all repetitions miss alike; None for one repetition."""
+    coverage: float | None
+    """Share of intervals that hold the truth; None without intervals."""
+    coverage_se: float | None
+    """Its standard error (the agents of a repetition count as one)."""
+    width: float | None
+    """Mean width of the intervals."""
+    evaluations: float
+    """Values asked for, known ones too; mean over repetitions."""
+    seconds: float
+    """Per estimate."""
+    repetitions: int
+    scale: float
+    """The range of v."""
+    mean: tuple[float, ...]
+    """The mean estimate."""
+    truth: tuple[float, ...]
+
+    def document(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {"name": self.estimator, **{key: value for key, value in vars(self).items() if key != "estimator"}}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What an estimate is compared with. Entries are agents, or agents at steps."""
+
+    family: str
+    problem: str
+    num_agents: int
+    against: str
+    credit: Float[Tensor, " entry"]
+    null: Bool[Tensor, " entry"]
+    alike: Int[Tensor, " entry"]
+    scale: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the repetitions gave."""
+
+    values: Float[Tensor, "repetition entry"]
+    low: Float[Tensor, "repetition entry"] | None
+    high: Float[Tensor, "repetition entry"] | None
+    evaluations: float
+    seconds: float
+
+
+def score_estimator(
+    estimate: Estimate,
+    problems: Sequence[Problem],
+    *,
+    name: str = "estimator",
+    against: Truth = "shapley",
+    budget: int = 1000,
+    repetitions: int = 100,
+    seed: int = 0,
+    look_again: bool = True,
+) -> tuple[Score, ...]:
+    """One `Score` for each problem.
+
+    Args:
+        estimate: (game, num_agents, budget, seed) -> n values, or a Credit; the file's first lines have an example.
+        problems: of problems.py, or of your own (`make_problem`).
+        name: for messages and tables.
+        against: the truth to be compared with.
+        budget: values of v that one estimate may ask for.
+        repetitions: estimates per problem, each with a seed of its own.
+        seed: of all of them; the same seed gives the same scores (but for the seconds).
+        look_again: bias beyond 3 standard errors is measured again on fresh seeds with four times the repetitions, and that counts.
+
+    Raises:
+        ValueError: the estimator returns another shape, NaN, or asks for more than its budget: named with the problem.
+    """
+    if budget < 2:
+        raise ValueError(f"budget is {budget}; an estimator needs at least 2 values of v")
+    if repetitions < 1:
+        raise ValueError(f"repetitions is {repetitions}; at least 1 is needed")
+    scores = []
+    for number, problem in enumerate(problems):
+        known = Known(
+            family=problem.family,
+            problem=problem.name,
+            num_agents=problem.num_agents,
+            against=against,
+            credit=getattr(problem, against),
+            null=problem.null,
+            alike=problem.alike,
+            scale=problem.scale,
+        )
+        score = score_sample(_repeat(estimate, problem, name, budget, range(repetitions), seed + number), known, name)
+        if look_again and score.bias_in_se is not None and score.bias_in_se > SUSPECT:
+            again = range(repetitions, 5 * repetitions)
+            fresh = score_sample(_repeat(estimate, problem, name, budget, again, seed + number), known, name)
+            score = replace(score, bias=fresh.bias, bias_in_se=fresh.bias_in_se)
+        scores.append(score)
+    return tuple(scores)
+
+
+def _repeat(estimate: Estimate, problem: Problem, name: str, budget: int, repetitions: range, seed: int) -> Sample:
+    found, ends, asked, seconds = [], [], 0, 0.0
+    for repetition in repetitions:
+        own_seed = seed * 100_003 + repetition
+        trial = Trial(problem, budget, own_seed)
+        began = time.perf_counter()
+        result = estimate(trial, problem.num_agents, budget, own_seed)
+        seconds += time.perf_counter() - began
+        asked += trial.evaluations
+        where = f'estimator "{name}" on {problem.family} ({problem.name})'
+        found.append(_vector(getattr(result, "value", result), problem.num_agents, where))
+        low, high = getattr(result, "low", None), getattr(result, "high", None)
+        if low is not None and high is not None:
+            ends.append(torch.stack([_vector(low, problem.num_agents, where), _vector(high, problem.num_agents, where)]))
+    low, high = torch.stack(ends, 1) if len(ends) == len(found) else (None, None)
+    return Sample(torch.stack(found), low, high, asked / len(found), seconds / len(found))
+
+
+def _vector(values: Any, num_agents: int, where: str) -> Float[Tensor, " agent"]:
+    vector = torch.as_tensor(values).detach().to(torch.float64)
+    if tuple(vector.shape) != (num_agents,):
+        raise ValueError(f"{where} returned shape {tuple(vector.shape)}; expected ({num_agents},): one value for each agent")
+    if not bool(vector.isfinite().all()):
+        raise ValueError(f"{where} returned NaN or infinity: {[round(value, 4) for value in vector.tolist()]}; credit is a finite number")
+    return vector
+
+
+def score_sample(sample: Sample, known: Known, name: str) -> Score:
+    """All scores of what the repetitions gave."""
+    truth, values, scale = known.credit, sample.values, known.scale
+    mean, off = values.mean(0), values - truth
+    alike = [mean[known.alike == number] for number in known.alike.unique().tolist()]
+    gaps = [float(group.max() - group.min()) for group in alike if len(group) > 1]
+    idle = values[:, known.null].abs() / scale
+    held = None if sample.low is None or sample.high is None else _held(sample.low, sample.high, truth)
+    return Score(
+        estimator=name,
+        family=known.family,
+        problem=known.problem,
+        num_agents=known.num_agents,
+        against=known.against,
+        spearman=_mean_correlation(spearman, values, truth, _ROUND * scale),
+        kendall=_mean_correlation(kendall, values, truth, _ROUND * scale),
+        cosine=_mean_correlation(cosine, values, truth, 0.0),
+        sum_error=sum(sum_error(row, float(truth.sum())) for row in values) / len(values),
+        null_error=float((mean[known.null].abs() / scale).max()) if idle.numel() else None,
+        null_rate=float((idle > _ROUND).double().mean()) if idle.numel() else None,
+        symmetry_gap=max(gaps) if gaps else None,
+        rmse=rmse(values, truth),
+        rmse_1000=rmse(values, truth) * math.sqrt(sample.evaluations / 1000),
+        error=float(off.abs().max()),
+        bias=float(off.mean(0).abs().max()),
+        bias_in_se=_bias_in_errors(off, scale),
+        coverage=None if held is None else float(held.mean()),
+        coverage_se=None if held is None or len(held) < 2 else float(held.std()) / math.sqrt(len(held)),
+        width=None if sample.low is None or sample.high is None else float((sample.high - sample.low).mean()),
+        evaluations=sample.evaluations,
+        seconds=sample.seconds,
+        repetitions=len(values),
+        scale=scale,
+        mean=tuple(mean.tolist()),
+        truth=tuple(truth.tolist()),
+    )
+
+
+def _held(low: Tensor, high: Tensor, truth: Tensor) -> Float[Tensor, " repetition"]:
+    """The share of each repetition's intervals that hold the truth."""
+    return torch.tensor([coverage(a, b, truth) for a, b in zip(low, high, strict=True)], dtype=torch.float64)
+
+
+def _bias_in_errors(off: Float[Tensor, "repetition entry"], scale: float) -> float | None:
+    """Infinite where every repetition misses by the same."""
+    if len(off) < 2:
+        return None
+    bias, error = off.mean(0).abs(), off.std(0) / math.sqrt(len(off))
+    bias = torch.where(bias <= _ROUND * scale, 0.0, bias)
+    error = torch.where(error <= _TINY * scale, 0.0, error)
+    return float(torch.where(bias > 0, bias / error, 0.0).max())
+
+
+def _mean_correlation(measure: Callable[[Tensor, Tensor], float], values: Tensor, truth: Tensor, step: float) -> float | None:
+    """Averaged over repetitions; values that differ by less than `step` are equal. None where the truth has no order or direction."""
+    rounded, exact = ((values / step).round(), (truth / step).round()) if step else (values, truth)
+    if math.isnan(measure(exact, exact)):
+        return None
+    found = [measure(row, exact) for row in rounded]
+    return sum(0.0 if math.isnan(value) else value for value in found) / len(found)
