@@ -34,7 +34,7 @@ _BLOCK = 256  # episodes whose chance is drawn at once
 _ROUND = 1e-9  # of the problem's scale: what differs by less has the same rank
 _TINY = 1e-12
 SUSPECT = 3.0
-"""Standard errors of bias from which an estimator is looked at again, on fresh seeds and four times the repetitions."""
+"""Standard errors of bias beyond which an estimator is looked at again."""
 
 
 class Trial(EpisodeGame):
@@ -208,7 +208,8 @@ def score_estimator(
         budget: values of v that one estimate may ask for.
         repetitions: estimates per problem, each with a seed of its own.
         seed: of all of them; the same seed gives the same scores (but for the seconds).
-        look_again: bias beyond 3 standard errors is measured again on fresh seeds with four times the repetitions, and that counts.
+        look_again: an agent's bias beyond 3 standard errors is measured again on fresh seeds with four times the repetitions, and that
+            counts: among hundreds of agents and problems some are beyond 3 by chance, but hardly twice.
 
     Raises:
         ValueError: the estimator returns another shape, NaN, or asks for more than its budget: named with the problem.
@@ -229,11 +230,11 @@ def score_estimator(
             alike=problem.alike,
             scale=problem.scale,
         )
-        score = score_sample(_repeat(estimate, problem, name, budget, range(repetitions), seed + number), known, name)
+        sample = _repeat(estimate, problem, name, budget, range(repetitions), seed + number)
+        score = score_sample(sample, known, name)
         if look_again and score.bias_in_se is not None and score.bias_in_se > SUSPECT:
-            again = range(repetitions, 5 * repetitions)
-            fresh = score_sample(_repeat(estimate, problem, name, budget, again, seed + number), known, name)
-            score = replace(score, bias=fresh.bias, bias_in_se=fresh.bias_in_se)
+            fresh = _repeat(estimate, problem, name, budget, range(repetitions, 5 * repetitions), seed + number)
+            score = replace(score, bias_in_se=_confirmed_bias(sample, fresh, known))
         scores.append(score)
     return tuple(scores)
 
@@ -290,7 +291,7 @@ def score_sample(sample: Sample, known: Known, name: str) -> Score:
         rmse_1000=rmse(values, truth) * math.sqrt(sample.evaluations / 1000),
         error=float(off.abs().max()),
         bias=float(off.mean(0).abs().max()),
-        bias_in_se=_bias_in_errors(off, scale),
+        bias_in_se=float(_bias_in_errors(off, scale).abs().max()) if len(off) > 1 else None,
         coverage=None if held is None else float(held.mean()),
         coverage_se=None if held is None or len(held) < 2 else float(held.std()) / math.sqrt(len(held)),
         width=None if sample.low is None or sample.high is None else float((sample.high - sample.low).mean()),
@@ -308,14 +309,19 @@ def _held(low: Tensor, high: Tensor, truth: Tensor) -> Float[Tensor, " repetitio
     return torch.tensor([coverage(a, b, truth) for a, b in zip(low, high, strict=True)], dtype=torch.float64)
 
 
-def _bias_in_errors(off: Float[Tensor, "repetition entry"], scale: float) -> float | None:
-    """Infinite where every repetition misses by the same."""
-    if len(off) < 2:
-        return None
-    bias, error = off.mean(0).abs(), off.std(0) / math.sqrt(len(off))
-    bias = torch.where(bias <= _ROUND * scale, 0.0, bias)
+def _bias_in_errors(off: Float[Tensor, "repetition entry"], scale: float) -> Float[Tensor, " entry"]:
+    """Mean deviation in standard errors, signed; infinite where every repetition misses by the same."""
+    bias, error = off.mean(0), off.std(0) / math.sqrt(len(off))
+    bias = torch.where(bias.abs() <= _ROUND * scale, 0.0, bias)
     error = torch.where(error <= _TINY * scale, 0.0, error)
-    return float(torch.where(bias > 0, bias / error, 0.0).max())
+    return torch.where(bias == 0, 0.0, bias / error)
+
+
+def _confirmed_bias(first: Sample, fresh: Sample, known: Known) -> float:
+    """The largest deviation in standard errors; of entries beyond `SUSPECT` what the fresh repetitions say, 0 where they say the opposite."""
+    before, after = (_bias_in_errors(sample.values - known.credit, known.scale) for sample in (first, fresh))
+    confirmed = torch.where(before.sign() == after.sign(), after.abs(), 0.0)
+    return float(torch.where(before.abs() > SUSPECT, confirmed, before.abs()).max())
 
 
 def _mean_correlation(measure: Callable[[Tensor, Tensor], float], values: Tensor, truth: Tensor, step: float) -> float | None:
@@ -324,4 +330,4 @@ def _mean_correlation(measure: Callable[[Tensor, Tensor], float], values: Tensor
     if math.isnan(measure(exact, exact)):
         return None
     found = [measure(row, exact) for row in rounded]
-    return sum(0.0 if math.isnan(value) else value for value in found) / len(found)
+    return sum(0.0 if math.isnan(value) else min(1.0, max(-1.0, value)) for value in found) / len(found)

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from .base import Credit, all_coalitions
+from .base import Credit
 from .benchmark import Estimate, Trial
 from .difference import leave_one_out
 from .known_wrong import mean_table
+from .problems import Problem
 from .sampling import Sampler, calls
 from .shapley import banzhaf_from_values, shapley
 
@@ -43,7 +44,7 @@ def banzhaf(game: Trial, num_agents: int, budget: int, seed: int) -> Tensor:
     return banzhaf_from_values(mean_table(game, budget))
 
 
-def least_budget(num_agents: int) -> int:
-    """What the estimators of this file need for that many agents."""
-    draws = max(2 * calls(way, num_agents) for way in ("rings", "cyclic", "plain", "antithetic", "stratified"))
-    return max(draws, 2 * len(all_coalitions(num_agents)))
+def least_budget(problem: Problem) -> int:
+    """What every estimator of this file needs on the problem: two draws, and all coalitions (of a noisy game on two episodes)."""
+    n = problem.num_agents
+    return max(2 * calls("stratified", n), 2 * calls("rings", n), 2 ** (n + problem.is_noisy))
