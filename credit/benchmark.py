@@ -7,10 +7,10 @@
 
     score_estimator(my_estimator, coalition_problems(seed=0))
 
-`game(coalitions)` takes bool rows (m, n), as a tensor, an array or lists, and gives (m,) values; every row costs one evaluation,
-also one that was asked before, and `budget` is how many there are. Where the game is noisy every row is a new episode; estimators that
-compare coalitions on the same episode ask `game.play(coalitions, episodes)` for (m, e) values. An estimator with intervals returns a `Credit`
-(or anything with `value`, `low` and `high`).
+`game(coalitions)` takes bool rows (m, n), as a tensor, an array or lists, and gives (m,) values. Every row costs one evaluation, also one
+that was asked before; `budget` is how many there are. Where the game is noisy every row is a new episode; estimators that compare
+coalitions on the same episode ask `game.play(coalitions, episodes)` for (m, e) values. One with intervals returns a `Credit`, or
+anything with `value`, `low` and `high`.
 """
 
 import math
@@ -23,87 +23,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .base import EpisodeGame, coalition_masks
 from .problems import Problem
 from .scores import cosine, coverage, kendall, rmse, spearman, sum_error
+from .trial import Trial
 
 Estimate = Callable[[Any, int, int, int], Any]
 """(game, num_agents, budget, seed) -> one value per agent, or a Credit."""
 Truth = Literal["shapley", "leave_one_out", "banzhaf"]
-_BLOCK = 256  # episodes whose chance is drawn at once
 _ROUND = 1e-9  # of the problem's scale: what differs by less has the same rank
 _TINY = 1e-12
 SUSPECT = 3.0
 """Standard errors of bias beyond which an estimator is looked at again."""
-
-
-class Trial(EpisodeGame):
-    """A problem as an estimator meets it: every value asked for is counted, nothing is remembered, and the budget ends."""
-
-    def __init__(self, problem: Problem, budget: int, seed: int):
-        super().__init__(self.returns, problem.num_agents)
-        self.problem, self.budget, self.seed = problem, budget, seed
-        self._next_episode = 0
-        self._chance: dict[int, Tensor] = {}
-
-    @property
-    def actions(self) -> Float[Tensor, " agent"]:
-        """How often each agent did something while the full team played."""
-        n = self.problem.num_agents
-        return torch.ones(n, dtype=torch.float64) if self.problem.actions is None else self.problem.actions
-
-    def __call__(self, coalitions: Any) -> Float[Tensor, " coalition"]:
-        """v of each row; where the game is noisy each row has an episode of its own."""
-        asked = self._rows(coalitions)
-        self._charge(len(asked))
-        masks = coalition_masks(asked)
-        if not self.problem.is_noisy:
-            return self.problem.values[masks]
-        episodes = torch.arange(self._next_episode, self._next_episode + len(asked))
-        self._next_episode += len(asked)
-        return self._seen(torch.stack([self._column(episode)[mask] for episode, mask in zip(episodes.tolist(), masks.tolist(), strict=True)]))
-
-    def play(self, coalitions: Any, episodes: Any) -> Float[Tensor, "coalition episode"]:
-        """v of each row on each episode; the same number means the same episode."""
-        asked, numbers = self._rows(coalitions), torch.as_tensor(episodes, dtype=torch.int64)
-        self._charge(len(asked) * len(numbers))
-        return self._seen(self.returns(asked, numbers)[0])
-
-    def returns(
-        self, coalitions: Bool[Tensor, "coalition agent"], episodes: Int[Tensor, " episode"], /
-    ) -> tuple[Float[Tensor, "coalition episode"], int]:
-        """What is played, uncounted; no env steps."""
-        masks = coalition_masks(coalitions)
-        if not self.problem.is_noisy:
-            return self.problem.values[masks].unsqueeze(1).expand(-1, len(episodes)), 0
-        return torch.stack([self._column(episode)[masks] for episode in episodes.tolist()], 1), 0
-
-    def _column(self, episode: int) -> Float[Tensor, " coalition"]:
-        """The values of all coalitions in an episode: a function of the seed and its number."""
-        problem, (block, row) = self.problem, divmod(episode, _BLOCK)
-        if block not in self._chance:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + block)
-            if problem.pool is None:
-                shape = (_BLOCK, len(problem.values))
-                self._chance[block] = problem.values + problem.noise * torch.randn(shape, generator=generator, dtype=torch.float64)
-            else:
-                self._chance[block] = problem.pool[:, torch.randint(problem.pool.shape[1], (_BLOCK,), generator=generator)].T
-        return self._chance[block][row]
-
-    def _rows(self, coalitions: Any) -> Bool[Tensor, "coalition agent"]:
-        rows, n = torch.as_tensor(coalitions), self.problem.num_agents
-        if rows.dim() != 2 or rows.shape[1] != n:
-            raise ValueError(f"asked for coalitions of shape {tuple(rows.shape)}; expected (m, {n}): a row of {n} booleans for each coalition")
-        return rows.bool()
-
-    def _charge(self, count: int) -> None:
-        self.evaluations += count
-        if self.evaluations > self.budget:
-            raise ValueError(f"asked for {self.evaluations:,} values of a budget of {self.budget:,}; every row counts, known ones too")
-
-    def _seen(self, returns: Tensor) -> Tensor:
-        self.lowest, self.highest = min(self.lowest, float(returns.min())), max(self.highest, float(returns.max()))
-        return returns
 
 
 @dataclass(frozen=True)
@@ -132,14 +62,14 @@ class Score:
     """Largest difference between the mean credits of agents that are alike; None without such agents."""
     rmse: float
     """Over agents and repetitions, in the unit of v."""
-    rmse_1000: float
-    """rmse sqrt(evaluations / 1000): what is to be expected at 1,000 evaluations of an unbiased estimator."""
+    rmse_1000: float | None
+    """rmse sqrt(evaluations / 1000), what 1,000 evaluations bring; None where bias was found, which more of them would not mend."""
     error: float
     """Largest |credit - truth| of all agents and repetitions."""
     bias: float
     """Largest |mean credit - truth|."""
     bias_in_se: float | None
-    """The same in standard errors of that mean, largest of the agents'; infinite where all repetitions miss alike; None for one repetition."""
+    """The same in standard errors of that mean; infinite where all repetitions miss alike, None for one repetition."""
     coverage: float | None
     """Share of intervals that hold the truth; None without intervals."""
     coverage_se: float | None
@@ -153,8 +83,12 @@ class Score:
     repetitions: int
     scale: float
     """The range of v."""
+    noisy: bool
+    """Whether v had noise."""
     mean: tuple[float, ...]
     """The mean estimate."""
+    standard_error: tuple[float, ...] | None
+    """Of that mean; None for one repetition."""
     truth: tuple[float, ...]
 
     def document(self) -> dict[str, Any]:
@@ -174,6 +108,7 @@ class Known:
     null: Bool[Tensor, " entry"]
     alike: Int[Tensor, " entry"]
     scale: float
+    noisy: bool = False
 
 
 @dataclass(frozen=True)
@@ -229,12 +164,13 @@ def score_estimator(
             null=problem.null,
             alike=problem.alike,
             scale=problem.scale,
+            noisy=problem.is_noisy,
         )
         sample = _repeat(estimate, problem, name, budget, range(repetitions), seed + number)
         score = score_sample(sample, known, name)
         if look_again and score.bias_in_se is not None and score.bias_in_se > SUSPECT:
             fresh = _repeat(estimate, problem, name, budget, range(repetitions, 5 * repetitions), seed + number)
-            score = replace(score, bias_in_se=_confirmed_bias(sample, fresh, known))
+            score = with_bias(score, confirmed_bias(sample, fresh, known))
         scores.append(score)
     return tuple(scores)
 
@@ -274,7 +210,7 @@ def score_sample(sample: Sample, known: Known, name: str) -> Score:
     gaps = [float(group.max() - group.min()) for group in alike if len(group) > 1]
     idle = values[:, known.null].abs() / scale
     held = None if sample.low is None or sample.high is None else _held(sample.low, sample.high, truth)
-    return Score(
+    score = Score(
         estimator=name,
         family=known.family,
         problem=known.problem,
@@ -288,10 +224,10 @@ def score_sample(sample: Sample, known: Known, name: str) -> Score:
         null_rate=float((idle > _ROUND).double().mean()) if idle.numel() else None,
         symmetry_gap=max(gaps) if gaps else None,
         rmse=rmse(values, truth),
-        rmse_1000=rmse(values, truth) * math.sqrt(sample.evaluations / 1000),
+        rmse_1000=None,
         error=float(off.abs().max()),
         bias=float(off.mean(0).abs().max()),
-        bias_in_se=float(_bias_in_errors(off, scale).abs().max()) if len(off) > 1 else None,
+        bias_in_se=None,
         coverage=None if held is None else float(held.mean()),
         coverage_se=None if held is None or len(held) < 2 else float(held.std()) / math.sqrt(len(held)),
         width=None if sample.low is None or sample.high is None else float((sample.high - sample.low).mean()),
@@ -299,9 +235,19 @@ def score_sample(sample: Sample, known: Known, name: str) -> Score:
         seconds=sample.seconds,
         repetitions=len(values),
         scale=scale,
+        noisy=known.noisy,
         mean=tuple(mean.tolist()),
+        standard_error=tuple((values.std(0) / math.sqrt(len(values))).tolist()) if len(values) > 1 else None,
         truth=tuple(truth.tolist()),
     )
+    return with_bias(score, float(_bias_in_errors(off, scale).abs().max()) if len(off) > 1 else None)
+
+
+def with_bias(score: Score, bias_in_se: float | None) -> Score:
+    """The score with this bias, and with what 1,000 evaluations bring where there is none."""
+    biased = score.error > _ROUND * score.scale if bias_in_se is None else bias_in_se > SUSPECT
+    expected = None if biased else score.rmse * math.sqrt(score.evaluations / 1000)
+    return replace(score, bias_in_se=bias_in_se, rmse_1000=expected)
 
 
 def _held(low: Tensor, high: Tensor, truth: Tensor) -> Float[Tensor, " repetition"]:
@@ -317,8 +263,8 @@ def _bias_in_errors(off: Float[Tensor, "repetition entry"], scale: float) -> Flo
     return torch.where(bias == 0, 0.0, bias / error)
 
 
-def _confirmed_bias(first: Sample, fresh: Sample, known: Known) -> float:
-    """The largest deviation in standard errors; of entries beyond `SUSPECT` what the fresh repetitions say, 0 where they say the opposite."""
+def confirmed_bias(first: Sample, fresh: Sample, known: Known) -> float:
+    """The largest deviation in standard errors; of entries beyond `SUSPECT` what the fresh ones say, 0 where they say the opposite."""
     before, after = (_bias_in_errors(sample.values - known.credit, known.scale) for sample in (first, fresh))
     confirmed = torch.where(before.sign() == after.sign(), after.abs(), 0.0)
     return float(torch.where(before.abs() > SUSPECT, confirmed, before.abs()).max())

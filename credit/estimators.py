@@ -4,12 +4,13 @@ import torch
 from torch import Tensor
 
 from .base import Credit
-from .benchmark import Estimate, Trial
+from .benchmark import Estimate
 from .difference import leave_one_out
 from .known_wrong import mean_table
 from .problems import Problem
 from .sampling import Sampler, calls
 from .shapley import banzhaf_from_values, shapley
+from .trial import Trial
 
 _EXACT = 12
 

@@ -2,7 +2,7 @@
 
 | name | what it computes instead |
 |---|---|
-| uniform_coalitions | the Banzhaf value, under the name Shapley (Fabien-Couthouis/XAI-in-RL, shapley_values.py; the Bernoulli(1/2) masks of STAS) |
+| uniform_coalitions | the Banzhaf value, called Shapley (Fabien-Couthouis/XAI-in-RL, shapley_values.py; STAS's Bernoulli(1/2) masks) |
 | inverse_order | gains handed to other agents than earned them (SQDDPG: a permutation used where its inverse belongs) |
 | action_counts | who moved, not who earned (karanbhatia26/CAP-SHAP, ShapleyCalculator) |
 | mean_advantage | 0 for every agent, by construction (COMA's advantage averaged over the policy it is an advantage of) |
@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .base import all_coalitions
-from .benchmark import Trial
 from .counterfactual import counterfactual_advantage
+from .trial import Trial
 
 
 def mean_table(game: Trial, budget: int) -> Float[Tensor, " coalition"]:

@@ -167,7 +167,7 @@ def of_game(family: str, game: TrueGame, *, drawn: bool = False, noise: float = 
 
 
 def stand_ins(weight: float, count: int, workers: "Float[Tensor, ' worker']") -> TrueGame:
-    """v(C) = weight [one of the first `count` in C] + the workers' weights: the first share weight / count each, the workers earn theirs."""
+    """v(C) = weight [one of the first `count` in C] + the workers' weights: the first get weight / count each, workers theirs."""
     truth = torch.cat([torch.full((count,), weight / count, dtype=torch.float64), workers])
     return TrueGame("stand-ins and workers", len(truth), lambda c: weight * c[:, :count].amax(1) + c[:, count:] @ workers, truth)
 

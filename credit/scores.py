@@ -20,7 +20,7 @@ def spearman(estimate: Float[Tensor, " agent"], truth: Float[Tensor, " agent"]) 
 
 
 def kendall(estimate: Float[Tensor, " agent"], truth: Float[Tensor, " agent"]) -> float:
-    """Kendall's tau-b, -1 to 1: pairs in the same order minus pairs in the opposite one, ties counted; NaN where one side ranks all alike."""
+    """Kendall's tau-b, -1 to 1: pairs in the same order minus pairs in the opposite one; NaN where one side ranks all alike."""
     a = (estimate.unsqueeze(0) - estimate.unsqueeze(1)).sign().to(torch.float64)
     b = (truth.unsqueeze(0) - truth.unsqueeze(1)).sign().to(torch.float64)
     return float((a * b).sum() / (a.norm() * b.norm()))

@@ -41,14 +41,15 @@ class Sizes:
     noisy_repetitions: int
     """Where v is noisy: it is the coverage that needs them."""
     slow_repetitions: int
-    slow_on_drawn: bool
-    """Whether fitted mixers are also shown on drawn games."""
+    """Of fitted mixers, which are shown on games that are not drawn."""
+    slow_families: str
+    """Those on which they are shown."""
     episodes: int
     """In the pool of a foraging team."""
 
 
-FULL = Sizes(budget=1000, drawn=2, repetitions=24, noisy_repetitions=300, slow_repetitions=2, slow_on_drawn=False, episodes=2000)
-QUICK = Sizes(budget=300, drawn=1, repetitions=8, noisy_repetitions=40, slow_repetitions=1, slow_on_drawn=False, episodes=200)
+FULL = Sizes(budget=1000, drawn=2, repetitions=20, noisy_repetitions=200, slow_repetitions=3, slow_families="ABCD", episodes=2000)
+QUICK = Sizes(budget=300, drawn=1, repetitions=6, noisy_repetitions=30, slow_repetitions=1, slow_families="A", episodes=200)
 
 
 @dataclass(frozen=True)
@@ -122,29 +123,31 @@ def bench_credit(
     lines, checks = [], []
     for entry in (*ENTRIES, *own):
         say(f"measuring  {entry.name}")
-        for score, is_noisy in _scores(entry, exact_problems, noisy, sizes, seed):
+        for score in _scores(entry, exact_problems, noisy, sizes, seed):
             lines.append(_line(entry.kind, score))
             if entry.kind == "ours" and score.against == entry.against[0]:
-                checks += check(entry, score, is_noisy)
+                checks += check(entry, score)
     for entry in STEPS if steps else ():
         say(f"measuring  {entry.name}")
         repetitions = sizes.repetitions if entry.draws else 1
         for score in score_steps(entry.estimate, steps, name=entry.name, repetitions=repetitions, seed=seed):
             lines.append(_line(entry.kind, score))
-            checks += check(entry, score, False) if entry.kind == "ours" else []
+            checks += check(entry, score) if entry.kind == "ours" else []
     checks += _warnings_seen(lines, wanted)
     return CreditBench(seed=seed, budget=sizes.budget, families=wanted, lines=tuple(lines), checks=tuple(checks))
 
 
 def parse_families(text: str) -> str:
-    """"A,C" or "AC" as "AC"; ConfigError for a family that is not there."""
-    chosen = [part for part in text.replace(",", " ").replace(";", " ").split()]
-    chosen = [letter for part in chosen for letter in (part if set(part) <= {*FAMILIES} else [part])]
+    """ "A,C" or "AC" as "AC"; ConfigError for a family that is not there."""
+    parts = text.replace(",", " ").split()
+    chosen = [letter for part in parts for letter in (part if set(part) <= {*FAMILIES} else [part])]
     for family in chosen:
         if family not in FAMILIES:
             close = suggest(family[:1].upper(), FAMILIES) if family else ""
             listed = ", ".join(f"{letter} ({words})" for letter, words in FAMILIES.items())
-            raise ConfigError(f'--families: no family "{family}".{close} There are: {listed}', remedy="write --families A,B,C,D or some of them")
+            raise ConfigError(
+                f'--families: no family "{family}".{close} There are: {listed}', remedy="write --families A,B,C,D or some of them"
+            )
     if not chosen:
         raise ConfigError("--families names none", remedy="write --families A,B,C,D or some of them")
     return "".join(letter for letter in FAMILIES if letter in chosen)
@@ -155,7 +158,9 @@ def load_estimator(text: str) -> Estimate:
     try:
         return load_function(text)
     except UnknownTask as error:
-        raise ConfigError(f"--estimator: {error}", remedy="write --estimator module:function, a module that can be imported here") from error
+        raise ConfigError(
+            f"--estimator: {error}", remedy="write --estimator module:function, a module that can be imported here"
+        ) from error
     except UnsupportedTask as error:
         message = f"--estimator: {text} is no function"
         raise ConfigError(message, remedy="name a function (game, num_agents, budget, seed) -> one value per agent") from error
@@ -190,26 +195,26 @@ def _problems(
 def _refuse_small(budget: int, problems: Sequence[Problem]) -> None:
     least, hungriest = max((least_budget(problem), problem.name) for problem in problems)
     if budget < least:
-        raise ConfigError(f"--budget {budget} is too small: two draws of every way to sample {hungriest} need {least}", remedy=f"--budget {least}")
+        raise ConfigError(
+            f"--budget {budget} is too small: two draws of every way to sample {hungriest} need {least}", remedy=f"--budget {least}"
+        )
 
 
-def _scores(
-    entry: Entry, exact: Sequence[Problem], noisy: Sequence[Problem], sizes: Sizes, seed: int
-) -> Iterator[tuple[Score, bool]]:
-    """(score, whether v was noisy) on every problem and truth."""
-    if entry.slow and not sizes.slow_on_drawn:
-        exact = [problem for problem in exact if "drawn" not in problem.name]
+def _scores(entry: Entry, exact: Sequence[Problem], noisy: Sequence[Problem], sizes: Sizes, seed: int) -> Iterator[Score]:
+    """On every problem and against every truth."""
+    if entry.slow:
+        exact = [problem for problem in exact if "drawn" not in problem.name and problem.family[0] in sizes.slow_families]
+        noisy = [problem for problem in noisy if problem.family[0] in sizes.slow_families]
     # Games with noise of ours are for intervals; on played episodes everyone is shown.
     noisy = [problem for problem in noisy if entry.intervals or problem.pool is not None]
     for problems, is_noisy in ((exact, False), (noisy, True)):
         repetitions = sizes.noisy_repetitions if is_noisy and entry.intervals else sizes.repetitions
         repetitions = sizes.slow_repetitions if entry.slow else repetitions if is_noisy or entry.draws else 1
         for against in entry.against:
-            for score in score_estimator(
+            yield from score_estimator(
                 entry.estimate, problems, name=entry.name, against=against, budget=sizes.budget, repetitions=repetitions, seed=seed,
                 look_again=entry.kind == "yours" or (entry.kind == "ours" and against == entry.against[0]),
-            ):  # fmt: skip
-                yield score, is_noisy
+            )  # fmt: skip
 
 
 def _line(kind: str, score: Score) -> Line:

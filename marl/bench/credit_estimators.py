@@ -56,7 +56,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("action counts", known_wrong.action_counts, "warning", "who moved, not who earned", draws=False),
     Entry("mean COMA advantage", known_wrong.mean_advantage, "warning", "0 by construction", draws=False),
     Entry("QMIX gradients", credit_learned.mixer_gradients, "warning", "dQ_tot/dQ_i of a QMIX fitted to the game", slow=True),
-    Entry("Shapley of a fitted QMIX", credit_learned.mixer_shapley, "learned", "exact for what the mixer learned, which need not be v", slow=True),
+    Entry("Shapley of a fitted QMIX", credit_learned.mixer_shapley, "learned", "exact for what it learned, which need not be v", slow=True),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Matrix games as credit problems (family B): members of a coalition keep their part of the best joint action, the others follow a reference.
+"""Matrix games as credit problems (family B): members keep their part of the best joint action, the others follow a reference.
 
     v(C) = E[payoff(u)],   u_i = u*_i for i in C, else uniform over i's actions (or action 0);   u* = argmax payoff
 
@@ -18,12 +18,11 @@ from ...envs.matrix import GAMES, penalty_game
 from ...envs.two_step import PAYOFF
 
 NAMED = ("climbing", "qtran", "qplex-3", "climbing-3p")
-_WORDS = {"uniform": "uniform over its actions", "first": "action 0"}
+Reference = Literal["uniform", "first"]
+_WORDS: dict[Reference, str] = {"uniform": "uniform over its actions", "first": "action 0"}
 
 
-def coalition_values(
-    payoff: Tensor, best: Sequence[int], reference: Literal["uniform", "first"] = "uniform"
-) -> Float[Tensor, " coalition"]:
+def coalition_values(payoff: Tensor, best: Sequence[int], reference: Reference = "uniform") -> Float[Tensor, " coalition"]:
     """v of every coalition by mask; `payoff` has an axis per agent, `best` an action per agent."""
     payoff = payoff.to(torch.float64)
 
@@ -55,6 +54,12 @@ def drawn_payoff(num_agents: int, num_actions: int, generator: torch.Generator) 
     return torch.randn(*[num_actions] * (num_agents - 1), 1, generator=generator).expand(*[num_actions] * num_agents)
 
 
+def _drawn(num_agents: int, reference: Reference, generator: torch.Generator) -> Problem:
+    payoff = drawn_payoff(num_agents, 3, generator)
+    values = coalition_values(payoff, best_joint_action(payoff), reference)
+    return make_problem("B2", f"payoffs of {num_agents} agents, drawn by the seed", values, reference=_WORDS[reference])
+
+
 def matrix_problems(seed: int, drawn: int = 1) -> list[Problem]:
     """B1, the named games, and for each drawn one a game under either reference."""
     problems = [two_step()]
@@ -63,9 +68,5 @@ def matrix_problems(seed: int, drawn: int = 1) -> list[Problem]:
         problems.append(make_problem("B2", name, coalition_values(payoff, best_joint_action(payoff)), reference=_WORDS["uniform"]))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(drawn):
-        for num_agents, num_actions, reference in ((4, 3, "first"), (5, 3, "uniform")):
-            payoff = drawn_payoff(num_agents, num_actions, generator)
-            name = f"payoffs of {num_agents} agents and {num_actions} actions, drawn by the seed"
-            values = coalition_values(payoff, best_joint_action(payoff), reference)
-            problems.append(make_problem("B2", name, values, reference=_WORDS[reference]))
+        problems += [_drawn(4, "first", generator), _drawn(5, "uniform", generator)]
     return problems

@@ -20,17 +20,18 @@ def to_text(bench: CreditBench) -> str:
     return "\n\n".join([*parts, targets(bench)])
 
 
-LEGEND = (
-    "Errors are shares of the range of v, the worst of all problems (RMSE and cosine: the mean). rank: mean Spearman correlation with the\n"
-    "truth by family. null: credit of agents that change nothing. alike: gap between agents that are interchangeable. bias: worst, in\n"
-    "standard errors. RMSE: at 1,000 evaluations. held: share of 95% intervals that hold the truth, lowest and highest where v is noisy."
-)
+LEGEND = """\
+rank: mean Spearman correlation with the truth, by family. Errors are shares of the range of v: sum, null (mean credit of agents that
+change nothing), alike (gap between agents that are interchangeable) and bias are the worst of all problems, RMSE and cosine the mean;
+at 1,000: RMSE scaled to 1,000 evaluations, over problems without bias. held: share of 95% intervals that hold the truth, lowest and
+highest over problems with noise in v. calls: values of v asked for, known ones too. Leave-one-out and Banzhaf answer other questions:
+beside Shapley they are shown, not judged."""
 
 
 def header(families: str) -> tuple[str, ...]:
     """The columns."""
     ranks = tuple(f"rank {letter}" for letter in families)
-    return ("", "estimator", "against", *ranks, "cosine", "sum", "null", "alike", "bias/SE", "RMSE", "held", "calls", "ms")
+    return ("", "estimator", "against", *ranks, "cosine", "sum", "null", "alike", "bias/SE", "RMSE", "at 1,000", "held", "calls", "ms")
 
 
 def grouped(bench: CreditBench) -> dict[tuple[str, str, str], list[Line]]:
@@ -44,10 +45,11 @@ def grouped(bench: CreditBench) -> dict[tuple[str, str, str], list[Line]]:
 def rows(bench: CreditBench) -> list[tuple[str, ...]]:
     """One for each estimator and truth."""
     found = []
+    own = {entry.name: entry.against[0] for entry in ENTRIES}
     for (kind, estimator, against), lines in grouped(bench).items():
         scores = [line.score for line in lines]
         ranks = [_mean([s.spearman for s in scores if s.family.startswith(letter)]) for letter in bench.families]
-        held = [s.coverage for s in scores if s.coverage is not None and (s.problem.find("noise") >= 0 or s.family == "D1")]
+        held = [s.coverage for s in scores if s.coverage is not None and s.noisy and against == own.get(estimator, against)]
         found.append(
             (
                 "" if kind == "ours" else kind,
@@ -59,7 +61,8 @@ def rows(bench: CreditBench) -> list[tuple[str, ...]]:
                 _short(_worst([s.null_error for s in scores])),
                 _short(_worst([None if s.symmetry_gap is None else s.symmetry_gap / s.scale for s in scores])),
                 _large(_worst([s.bias_in_se for s in scores])),
-                _short(_mean([s.rmse_1000 / s.scale for s in scores])),
+                _short(_mean([s.rmse / s.scale for s in scores])),
+                _short(_mean([None if s.rmse_1000 is None else s.rmse_1000 / s.scale for s in scores])),
                 f"{min(held):.2f} to {max(held):.2f}" if held else "-",
                 number(_mean([s.evaluations for s in scores])),
                 number(1000 * sum(s.seconds for s in scores) / len(scores)),

@@ -37,10 +37,10 @@ class Check:
         return dict(vars(self))
 
 
-def check(entry: Entry | StepsEntry, score: Score, noisy: bool) -> list[Check]:
+def check(entry: Entry | StepsEntry, score: Score) -> list[Check]:
     """The targets of an entry on one of its scores."""
     found: list[tuple[str, str, float | None, bool]] = []
-    unit = score.scale
+    unit, noisy = score.scale, score.noisy
     share = score.error / unit
     if "exact" in entry.claims and not noisy:
         found.append(("error", f"<= {EXACT:g} of the range of v", share, share <= EXACT))
@@ -57,28 +57,22 @@ def check(entry: Entry | StepsEntry, score: Score, noisy: bool) -> list[Check]:
         if "covers" in entry.claims and noisy:
             inside = least - slack <= score.coverage <= most + slack
             found.append(("coverage", f"{least:g} to {most:g} (within 3 standard errors)", score.coverage, inside))
-        if "covers at least" in entry.claims and noisy or "covers" in entry.claims and score.family == "A5":
+        if ("covers at least" in entry.claims and noisy) or ("covers" in entry.claims and score.family == "A5"):
             found.append(("coverage", f"at least {least:g} (within 3 standard errors)", score.coverage, score.coverage + slack >= least))
-    if entry.name == "Shapley, rings" and score.problem == "airport, 6 agents":
+    if entry.name == "Shapley, rings" and score.problem == "airport, 6 agents" and score.rmse_1000 is not None:
         wanted = f"<= {AIRPORT_RMSE:g} at 1,000 evaluations"
         found.append(("RMSE", wanted, score.rmse_1000, score.rmse_1000 <= AIRPORT_RMSE))
-    return [Check(what, entry.name, score.family, score.problem, wanted, value, met) for what, wanted, value, met in found if value is not None]
+    return [
+        Check(what, entry.name, score.family, score.problem, wanted, value, met) for what, wanted, value, met in found if value is not None
+    ]
 
 
 def disqualified(score: Score) -> str | None:
-    """What is wrong with an estimate of the Shapley value, the worst first; None where nothing telling is."""
-    faults = []
-    total = sum(score.truth)
-    if score.null_error is not None and score.null_error >= _TELLING:
-        faults.append((score.null_error, f"gives an agent that changes nothing {_of(score.null_error * score.scale, total)}"))
-    missing = abs(sum(score.mean) - total) / score.scale
-    if missing >= _TELLING and _sure(score):
-        faults.append((missing, f"adds up to {_of(sum(score.mean), total)}"))
-    off = [abs(mean - truth) for mean, truth in zip(score.mean, score.truth, strict=True)]
-    agent = off.index(max(off))
-    if off[agent] >= _TELLING * score.scale and _sure(score):
-        which = f"agent {agent}" if len(off) == score.num_agents else f"agent {agent % score.num_agents} at step {agent // score.num_agents}"
-        faults.append((off[agent] / score.scale, f"gives {which} {number(score.mean[agent])} for {number(score.truth[agent])}"))
+    """What is wrong with an estimate of the Shapley value (or of C[t, i]), the worst first; None where nothing telling is.
+
+    A fault is at least a hundredth of the range of v and three standard errors.
+    """
+    faults = [(size, words) for size, words in (_gift(score), _sum(score), _miss(score)) if size >= _TELLING]
     if not faults:
         return None
     words = [text for _, text in sorted(faults, key=lambda fault: -fault[0])]
@@ -87,21 +81,53 @@ def disqualified(score: Score) -> str | None:
     return "; ".join(words)
 
 
-def _sure(score: Score) -> bool:
-    """The miss is no chance of few repetitions."""
-    return score.bias_in_se is None or score.bias_in_se > SUSPECT
+def _errors(score: Score) -> tuple[float, ...]:
+    """Three standard errors of each entry's mean; 0 where there was one repetition (nothing was drawn)."""
+    return tuple(SUSPECT * error for error in score.standard_error or (0.0,) * len(score.mean))
 
 
-def _of(value: float, total: float) -> str:
-    return f"{number(value)} where the team earns {number(total)}"
+def _gift(score: Score) -> tuple[float, str]:
+    """Credit of an entry whose truth is 0 because nothing depends on it."""
+    if score.null_error is None:
+        return 0.0, ""
+    found = [
+        abs(mean) for mean, truth, error in zip(score.mean, score.truth, _errors(score), strict=True) if truth == 0 and abs(mean) > error
+    ]
+    gift = min(max(found, default=0.0), score.null_error * score.scale)
+    return gift / score.scale, f"gives an agent that changes nothing {_of(gift, score)}"
+
+
+def _sum(score: Score) -> tuple[float, str]:
+    missing = abs(sum(score.mean) - sum(score.truth))
+    return (missing / score.scale if missing > sum(_errors(score)) else 0.0), f"adds up to {_of(sum(score.mean), score)}"
+
+
+def _miss(score: Score) -> tuple[float, str]:
+    """The largest miss of an entry that does earn something."""
+    off = [
+        abs(mean - truth) if truth != 0 and abs(mean - truth) > error else 0.0
+        for mean, truth, error in zip(score.mean, score.truth, _errors(score), strict=True)
+    ]
+    worst_off = off.index(max(off))
+    step, agent = divmod(worst_off, score.num_agents)
+    which = f"agent {agent}" + (f" at step {step}" if len(off) > score.num_agents else "")
+    given, due = (_number(values[worst_off], score) for values in (score.mean, score.truth))
+    return off[worst_off] / score.scale, f"gives {which} {given} for {due}"
+
+
+def _of(value: float, score: Score) -> str:
+    return f"{_number(value, score)} where the team earns {_number(sum(score.truth), score)}"
+
+
+def _number(value: float, score: Score) -> str:
+    """Rounding errors are 0."""
+    return number(0.0 if abs(value) <= EXACT * score.scale else value)
 
 
 def worst(scores: Sequence[Score]) -> Score | None:
-    """The score that disqualifies most: an agent that changes nothing first, then the sum, then the largest miss."""
-    telling = [score for score in scores if disqualified(score) is not None]
+    """The score that disqualifies most: agents that change nothing first, games that never change before drawn ones, then by size."""
 
-    def weight(score: Score) -> tuple[float, float]:
-        off = max(abs(mean - truth) for mean, truth in zip(score.mean, score.truth, strict=True))
-        return (score.null_error or 0.0, max(off, score.sum_error) / score.scale)
+    def weight(score: Score) -> tuple[bool, bool, float]:
+        return _gift(score)[0] >= _TELLING, "drawn" not in score.problem, max(_sum(score)[0], _miss(score)[0])
 
-    return max(telling, key=weight, default=None)
+    return max((score for score in scores if disqualified(score) is not None), key=weight, default=None)
