@@ -177,14 +177,14 @@ def score_estimator(
 
 def _repeat(estimate: Estimate, problem: Problem, name: str, budget: int, repetitions: range, seed: int) -> Sample:
     found, ends, asked, seconds = [], [], 0, 0.0
+    where = f'estimator "{name}" on {problem.family} ({problem.name})'
     for repetition in repetitions:
         own_seed = seed * 100_003 + repetition
-        trial = Trial(problem, budget, own_seed)
+        trial = Trial(problem, budget, own_seed, asked_by=where)
         began = time.perf_counter()
         result = estimate(trial, problem.num_agents, budget, own_seed)
         seconds += time.perf_counter() - began
         asked += trial.evaluations
-        where = f'estimator "{name}" on {problem.family} ({problem.name})'
         found.append(_vector(getattr(result, "value", result), problem.num_agents, where))
         low, high = getattr(result, "low", None), getattr(result, "high", None)
         if low is not None and high is not None:
@@ -194,7 +194,11 @@ def _repeat(estimate: Estimate, problem: Problem, name: str, budget: int, repeti
 
 
 def _vector(values: Any, num_agents: int, where: str) -> Float[Tensor, " agent"]:
-    vector = torch.as_tensor(values).detach().to(torch.float64)
+    try:
+        vector = torch.as_tensor(values).detach().to(torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        message = f"{where} returned a {type(values).__name__}; expected one number for each of {num_agents} agents, or a Credit"
+        raise ValueError(message) from error
     if tuple(vector.shape) != (num_agents,):
         raise ValueError(f"{where} returned shape {tuple(vector.shape)}; expected ({num_agents},): one value for each agent")
     if not bool(vector.isfinite().all()):

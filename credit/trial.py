@@ -18,9 +18,10 @@ _BLOCK = 256  # episodes whose chance is drawn at once
 class Trial(EpisodeGame):
     """A problem as an estimator meets it: every value asked for is counted, nothing is remembered, and the budget ends."""
 
-    def __init__(self, problem: Problem, budget: int, seed: int):
+    def __init__(self, problem: Problem, budget: int, seed: int, *, asked_by: str = "the estimator"):
+        """`asked_by`: whose mistakes they are, in messages."""
         super().__init__(self.returns, problem.num_agents)
-        self.problem, self.budget, self.seed = problem, budget, seed
+        self.problem, self.budget, self.seed, self.asked_by = problem, budget, seed, asked_by
         self._next_episode = 0
         self._chance: dict[int, Tensor] = {}
 
@@ -74,14 +75,16 @@ class Trial(EpisodeGame):
         rows, n = torch.as_tensor(coalitions), self.problem.num_agents
         if rows.dim() != 2 or rows.shape[1] != n:
             raise ValueError(
-                f"asked for coalitions of shape {tuple(rows.shape)}; expected (m, {n}): a row of {n} booleans for each coalition"
+                f"{self.asked_by} asked for coalitions of shape {tuple(rows.shape)}; expected (m, {n}): a row of {n} booleans a coalition"
             )
         return rows.bool()
 
     def _charge(self, count: int) -> None:
         self.evaluations += count
         if self.evaluations > self.budget:
-            raise ValueError(f"asked for {self.evaluations:,} values of a budget of {self.budget:,}; every row counts, known ones too")
+            raise ValueError(
+                f"{self.asked_by} asked for {self.evaluations:,} values of a budget of {self.budget:,}; every row counts, known ones too"
+            )
 
     def _seen(self, returns: Tensor) -> Tensor:
         self.lowest, self.highest = min(self.lowest, float(returns.min())), max(self.highest, float(returns.max()))
