@@ -41,7 +41,8 @@ class StepsProblem:
 
     def at_the_start(self) -> Problem:
         """The coalition game of the whole episode: its Shapley values are the columns' sums."""
-        return make_problem(self.family, self.name, self.values[:, 0], self.matrix.sum(0), reference=self.reference)
+        name = f"{self.name}, reference {self.reference}"
+        return make_problem(self.family, name, self.values[:, 0], self.matrix.sum(0), reference=self.reference)
 
 
 def matrix_by_orders(rewards: Float[Tensor, " time"], values: Float[Tensor, "coalition moment"]) -> Float[Tensor, "time agent"]:
@@ -107,7 +108,7 @@ def _score_one(estimate: StepsEstimate, problem: StepsProblem, name: str, repeti
     n, entries = problem.matrix.shape[1], problem.matrix.flatten()
     known = Known(
         family=problem.family,
-        problem=f"{problem.name}, steps x agents, reference {problem.reference}",
+        problem=f"{problem.name}, reference {problem.reference}, steps x agents",
         num_agents=n,
         against="switch_off",
         credit=entries,

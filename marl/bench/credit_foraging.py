@@ -36,7 +36,7 @@ class Planted:
 
     @property
     def name(self) -> str:
-        return f"foraging: {', '.join(self.members)}"
+        return f"foraging: {', '.join(self.members)}; reference {self.reference}"
 
 
 TEAMS = (

@@ -129,6 +129,8 @@ def test_coverage_misses_its_bounds_only_beyond_three_of_its_standard_errors():
         checks = check(entry("Shapley, rings"), replace(score, repetitions=1000, coverage=coverage, coverage_se=error))
         missed.append([item.met for item in checks if item.what == "coverage"] == [False])
     assert missed == [False, False, True, True]
+    without = check(entry("Shapley, rings"), replace(score, coverage=None, coverage_se=None))
+    assert [item.met for item in without if item.what == "coverage"] == [False]
 
 
 # The command ------------------------------------------------------------------------------------------------------------
@@ -185,7 +187,9 @@ def test_check_exits_with_1_when_one_of_ours_misses_its_target(few, monkeypatch,
     swapped = replace(entry("Shapley, rings"), estimate=known_wrong.inverse_order)
     monkeypatch.setattr(suite, "ENTRIES", (swapped,))
     assert main(tokens) == 1
-    assert "missed: Shapley, rings on C1 (plate and door): credit of agents that change nothing" in capsys.readouterr().out
+    assert (
+        "missed: Shapley, rings on C1 (plate and door, reference random): credit of agents that change nothing" in capsys.readouterr().out
+    )
     assert main(tokens[:-2]) == 0  # without --check it only says so
 
 
@@ -199,7 +203,10 @@ def test_check_exits_with_1_when_one_of_ours_misses_its_target(few, monkeypatch,
         (["--families", "C", "--estimator", "my_credit:exac"], 'no function "exac". Did you mean exact?'),
         (["--families", "C", "--estimator", "no_such_module:f"], 'no module "no_such_module"'),
         (["--families", "C", "--estimator", "my_credit:torch"], "my_credit:torch is no function"),
-        (["--families", "C", "--estimator", "my_credit:broken"], 'estimator "my_credit:broken" on C1 (plate and door) returned shape (1,)'),
+        (
+            ["--families", "C", "--estimator", "my_credit:broken"],
+            'estimator "my_credit:broken" on C1 (plate and door, reference random) returned shape (1,)',
+        ),
         (["--families", "C", "--estimator", "my_credit:fails"], "the estimator's own code fails: ZeroDivisionError"),
         (["--families", "C", "--out", "nowhere/found.json"], "there is no folder nowhere"),
     ],
