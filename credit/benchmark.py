@@ -32,6 +32,7 @@ Estimate = Callable[[Any, int, int, int], Any]
 Truth = Literal["shapley", "leave_one_out", "banzhaf"]
 _ROUND = 1e-9  # of the problem's scale: what differs by less has the same rank
 _TINY = 1e-12
+_TELLING_REPETITIONS = 4
 SUSPECT = 3.0
 """Standard errors of bias beyond which an estimator is looked at again."""
 
@@ -63,7 +64,7 @@ class Score:
     rmse: float
     """Over agents and repetitions, in the unit of v."""
     rmse_1000: float | None
-    """rmse sqrt(evaluations / 1000), what 1,000 evaluations bring; None where bias was found, which more of them would not mend."""
+    """rmse sqrt(evaluations / 1000), what 1,000 evaluations bring; None where bias was found, which more would not mend."""
     error: float
     """Largest |credit - truth| of all agents and repetitions."""
     bias: float
@@ -248,9 +249,9 @@ def score_sample(sample: Sample, known: Known, name: str) -> Score:
 
 
 def with_bias(score: Score, bias_in_se: float | None) -> Score:
-    """The score with this bias, and with what 1,000 evaluations bring where there is none."""
-    biased = score.error > _ROUND * score.scale if bias_in_se is None else bias_in_se > SUSPECT
-    expected = None if biased else score.rmse * math.sqrt(score.evaluations / 1000)
+    """The score with this bias, and with what 1,000 evaluations bring where there is none (fewer than 4 repetitions cannot tell)."""
+    unbiased = score.repetitions >= _TELLING_REPETITIONS and bias_in_se is not None and bias_in_se <= SUSPECT
+    expected = None if not unbiased and score.error > _ROUND * score.scale else score.rmse * math.sqrt(score.evaluations / 1000)
     return replace(score, bias_in_se=bias_in_se, rmse_1000=expected)
 
 

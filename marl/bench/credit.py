@@ -49,7 +49,7 @@ class Sizes:
 
 
 FULL = Sizes(budget=1000, drawn=2, repetitions=16, noisy_repetitions=150, slow_repetitions=2, slow_families="ABCD", episodes=2000)
-QUICK = Sizes(budget=300, drawn=1, repetitions=6, noisy_repetitions=30, slow_repetitions=1, slow_families="A", episodes=200)
+QUICK = Sizes(budget=300, drawn=1, repetitions=6, noisy_repetitions=24, slow_repetitions=1, slow_families="A", episodes=200)
 
 
 @dataclass(frozen=True)

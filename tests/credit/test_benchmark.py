@@ -122,9 +122,12 @@ def test_kendall_counts_pairs():
 
 
 def test_scores_of_two_repetitions_are_those_of_a_pencil():
-    score = score_sample(sample([[1.0, 0.0, 2.0], [3.0, 0.5, 2.0]]), known([1, 0, 2], null=(1,), alike=[0, 1, 0], scale=2.0), "e")
+    truth = known([1, 0, 2], null=(1,), alike=[0, 1, 0], scale=2.0)
+    score = score_sample(sample([[1.0, 0.0, 2.0], [3.0, 0.5, 2.0]]), truth, "e")
     assert score.rmse == pytest.approx(math.sqrt((4 + 0.25) / 6))
-    assert score.rmse_1000 == pytest.approx(score.rmse * math.sqrt(0.5))
+    assert score.rmse_1000 is None  # two repetitions cannot tell bias
+    twice = score_sample(sample([[1.0, 0.0, 2.0], [3.0, 0.5, 2.0]] * 2), truth, "e")
+    assert twice.rmse_1000 == pytest.approx(score.rmse * math.sqrt(0.5))
     assert score.sum_error == pytest.approx((0 + 2.5) / 2)
     assert (score.error, score.bias) == (2, 1)
     assert score.bias_in_se == pytest.approx(1.0)  # agent 0: mean 2 for 1, sd sqrt(2), SE 1

@@ -20,7 +20,7 @@ from teamcredit.marl.cli import main
 from teamcredit.marl.errors import ConfigError
 
 torch.set_num_threads(1)
-TINY = suite.Sizes(budget=260, drawn=0, repetitions=2, noisy_repetitions=2, slow_repetitions=1, slow_families="", episodes=8)
+TINY = suite.Sizes(budget=260, drawn=0, repetitions=4, noisy_repetitions=3, slow_repetitions=1, slow_families="", episodes=8)
 AIRPORT = of_game("A3", KNOWN["A3"]())
 VOTERS = of_game("A7", KNOWN["A7"]())
 
