@@ -14,10 +14,13 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.utils.ezpickle import EzPickle
 from pettingzoo import ParallelEnv
 from teamcredit.envs.fork import copy_env
-from teamcredit.envs.fork_check import check_copy, global_streams, moved_stream
+from teamcredit.envs.fork_check import CopyCheck, check_copy, global_streams, moved_stream
 from teamcredit.envs.fork_kinds import CannotCopy, is_plain
 from teamcredit.envs.fork_parts import difference, parts_of, shared_part
+from teamcredit.envs.pettingzoo import PettingZooTeam
+from teamcredit.envs.randomness import EXPLORE, Clock
 from teamcredit.envs.registry import make
+from teamcredit.marl.exploration import uniform_policy
 
 torch.set_num_threads(1)
 
@@ -415,6 +418,137 @@ def test_the_deepcopy_of_a_particle_task_loses_where_its_agents_stand():
     assert not check_copy(maker, copier=copy.deepcopy).exact
     paths = {part.path for part in parts_of(env)}
     assert "env.unwrapped.world.agents[0].state._p_pos" in paths
+
+
+def futures(env: PettingZooTeam, *, steps: int, more: int, rows: list[int], later: bool) -> list[torch.Tensor]:
+    """Play 3 copies at random, select `rows` (`later`: when the environments have moved on), play those on; all that is seen."""
+    clock = Clock.start(torch.arange(3))
+    state, view = env.reset(clock.seed)
+    for _ in range(steps):
+        state, _, view = env.step(state, uniform_policy(view.available, clock.key(EXPLORE)))
+        clock = clock.tick()
+    if later:
+        env.step(state, view.available.to(torch.int8).argmax(-1))
+    forks, seen = env.select(state, torch.tensor(rows)), []
+    available, clock = view.available[rows], Clock.start(torch.arange(len(rows)))
+    for _ in range(more):
+        forks, step, view = env.step(forks, uniform_policy(available, clock.key(EXPLORE)))
+        seen += [step.reward, step.terminated, step.truncated, *vars(step.after).values(), *vars(view).values()]
+        available, clock = view.available, clock.tick()
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("later", [False, True], ids=["standing", "moved on"])
+@pytest.mark.parametrize("task", ["mpe/simple_spread", "lbf/5x5-2p-1f", "rware/tiny-2ag"])
+def test_selecting_by_copy_equals_selecting_by_replay_number_for_number(task, later):
+    pytest.importorskip({"mpe": "mpe2", "lbf": "lbforaging", "rware": "rware"}[task.split("/")[0]])
+    copied, replayed = make(task), make(task)
+    replayed.__dict__["copy_check"] = CopyCheck(False, "asked to replay", None, 0, 0)
+    assert copied.copy_check.exact
+    run = {"steps": 9, "more": 20, "rows": [2, 0, 2, 1], "later": later}  # spread: into the next episode
+    for mine, its in zip(futures(copied, **run), futures(replayed, **run), strict=True):
+        assert torch.equal(mine, its)
+
+
+def counted(base: type[Walk]) -> tuple[PettingZooTeam, list[str]]:
+    """A task, and what is called in its environments: "made", "reset"."""
+    calls: list[str] = []
+
+    class Counted(base):
+        def __init__(self):
+            super().__init__()
+            calls.append("made")
+
+        def reset(self, seed=None, options=None):
+            calls.append("reset")
+            return super().reset(seed=seed)
+
+    return PettingZooTeam(Counted, name="counted"), calls
+
+
+def stay(count: int) -> torch.Tensor:
+    return torch.ones(count, 2, dtype=torch.int64)
+
+
+def test_a_standing_environment_is_copied_without_a_reset_and_one_that_moved_on_is_replayed_once():
+    env, calls = counted(Walk)
+    state, _ = env.reset(torch.arange(2))
+    state, _, _ = env.step(state, stay(2))
+    assert env.copy_check.exact
+    calls.clear()
+    forks = env.select(state, torch.tensor([0, 1, 1]))
+    assert calls == []
+    assert len({lease.slot for lease in (*state.leases, *forks.leases)}) == 5
+    env.step(state, stay(2))
+    again = env.select(state, torch.tensor([1, 1, 1]))
+    assert calls.count("reset") == 1
+    env.step(state, 2 * stay(2))
+    here, there = (env.step(handle, stay(3))[1].after.obs for handle in (forks, again))
+    assert torch.equal(here[1], there[0])
+    assert torch.equal(there[0], there[2])
+
+
+def test_what_cannot_be_copied_is_replayed_and_the_test_is_made_once():
+    env, calls = counted(Generating)
+    state, _ = env.reset(torch.arange(1))
+    state, _, _ = env.step(state, stay(1))
+    assert env.copy_check.reason.startswith("env.stream is a generator")
+    assert env.copy_check is env.copy_check
+    calls.clear()
+    forks = env.select(state, torch.tensor([0, 0]))
+    assert calls.count("reset") == 2
+    plain, moved = env.step(state, stay(1))[1], env.step(forks, stay(2))[1]
+    assert torch.equal(plain.after.obs[0], moved.after.obs[1])
+
+
+def test_a_part_without_a_copy_that_the_test_did_not_meet_leads_to_a_replay():
+    class Late(Walk):
+        """Holds something in a step that the test does not reach."""
+
+        length = 60
+
+        def push(self):
+            self.stream = (number for number in ()) if self.t > 50 else None
+            return self.rng.normal(size=2)
+
+    env, calls = counted(Late)
+    state, _ = env.reset(torch.arange(1))
+    for _ in range(51):
+        state, _, _ = env.step(state, stay(1))
+    assert env.copy_check.exact
+    calls.clear()
+    forks = env.select(state, torch.tensor([0]))
+    assert calls.count("reset") == 1
+    assert torch.equal(env.step(forks, stay(1))[1].after.obs, env.step(state, stay(1))[1].after.obs)
+
+
+def test_a_task_with_luck_of_its_own_can_be_copied_where_it_could_not_be_replayed():
+    class Lucky(Walk):
+        def reset(self, seed=None, options=None):
+            seen = super().reset(seed=seed)
+            self.rng = np.random.default_rng(luck.integers(1 << 30))
+            return seen
+
+    luck = np.random.default_rng(0)
+    # A reset with one seed starts like any other, so only a replay finds out.
+    env = PettingZooTeam(Lucky, name="lucky")
+    state, _ = env.reset(torch.arange(1))
+    state, _, _ = env.step(state, stay(1))
+    assert env.copy_check.exact
+    forks = env.select(state, torch.tensor([0]))
+    here, there = (env.step(handle, stay(1))[0] for handle in (state, forks))
+    assert torch.equal(torch.from_numpy(here.moments[0].view[0]), torch.from_numpy(there.moments[0].view[0]))
+    with pytest.raises(ValueError, match="the observations differ"):
+        env.load(env.dump(here))
+
+
+def test_environments_in_worker_processes_are_replayed():
+    env = make("lbf/8x8-2p-3f", workers=1) if pytest.importorskip("lbforaging") else None
+    assert not env.copy_check.exact
+    assert env.copy_check.reason == "its environments live in worker processes, where they are replayed"
+    env.close()
 
 
 @pytest.mark.slow
