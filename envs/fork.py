@@ -22,6 +22,7 @@ from .fork_kinds import (
     BOUNDS,
     REFUSED_NAMES,
     SHARED,
+    Calling,
     CannotCopy,
     attributes,
     holds_handle,
@@ -182,7 +183,8 @@ class _Copier:
     def _tensor(self, value: torch.Tensor) -> torch.Tensor:
         if not value.is_leaf:
             _refuse("is a tensor with a history of gradients")
-        return copy.deepcopy(value, self.memo)
+        with Calling("is copied"):
+            return copy.deepcopy(value, self.memo)
 
     def _function(self, value: FunctionType) -> FunctionType:
         """A function that carries variables with it gets variables of its own; any other is its module's."""
@@ -221,8 +223,9 @@ class _Copier:
         parent = value.get_parent()
         if parent is not None:
             return self.copy(parent).subsurface(value.get_offset(), value.get_size())
-        made = value.copy()
-        made.set_clip(value.get_clip())
+        with Calling("is copied"):  # the picture may be of a window that was closed
+            made = value.copy()
+            made.set_clip(value.get_clip())
         return made
 
     def _box(self, value: Box) -> Box:
@@ -255,11 +258,13 @@ class _Copier:
         state, items, pairs = (*said[2:], None, None, None)[:3]
         arguments = self.copy(arguments)
         self.fill(since)
-        made = self._remember(value, make(*arguments))
+        with Calling("is made anew"):
+            made = self._remember(value, make(*arguments))
         state = self.copy(state)
         self.fill(since)
         if state is not None:
-            set_state(made, state)
+            with Calling("is given its state"):
+                set_state(made, state)
         self._each(getattr(made, "append", _refuse), items or ())
         for key, item in pairs or ():
             made[self.copy(key)] = self.copy(item)

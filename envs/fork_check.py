@@ -12,14 +12,13 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 
 from .fork import copy_env
-from .fork_kinds import CannotCopy
+from .fork_kinds import Calling, CannotCopy
 from .fork_parts import difference, parts_of, shared_part
 
 _LONGEST = 20
@@ -64,7 +63,7 @@ def check_copy(env: Any, *, copier: Callable[[Any], Any] = copy_env, seed: int =
     before = global_streams()
     try:
         reason = probe.run()
-    except Failed as failure:
+    except CannotCopy as failure:
         reason = str(failure)
     set_global_streams(before)
     if made is not None:
@@ -236,24 +235,3 @@ def moved_stream(before: tuple[Any, ...]) -> str:
         torch.equal(before[2], now[2]),
     )
     return next((name for name, unmoved in zip(_GLOBAL, same, strict=True) if not unmoved), "")
-
-
-class Failed(ValueError):
-    """The environment, or what copies it, raised."""
-
-
-class Calling:
-    """Around code of others: what it raises becomes `Failed`. A context manager because it must see errors of any kind."""
-
-    def __init__(self, doing: str):
-        self.doing = doing
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        if isinstance(error, CannotCopy):
-            raise Failed(str(error)) from error
-        if isinstance(error, Exception):
-            raise Failed(f"it fails while it {self.doing} ({type(error).__name__}: {error})") from error
-        return False

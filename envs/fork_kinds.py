@@ -4,7 +4,7 @@ import enum
 import logging
 import re
 from collections.abc import Iterator
-from types import BuiltinMethodType, ModuleType
+from types import BuiltinMethodType, ModuleType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,20 @@ class CannotCopy(ValueError):
     def under(self, name: str) -> "CannotCopy":
         """The same, seen from the object of which it is a part."""
         return CannotCopy(f"{name}{self.path}", self.why)
+
+
+class Calling:
+    """Around code of others: what it raises becomes `CannotCopy`. A context manager because it must see errors of any kind."""
+
+    def __init__(self, doing: str):
+        self.doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, Exception) and not isinstance(error, CannotCopy):
+            raise CannotCopy("", f"fails while it {self.doing} ({type(error).__name__}: {error})") from error
 
 
 def names_of(kind: type) -> set[str]:
@@ -110,9 +124,10 @@ def reduction(value: Any) -> tuple[Any, ...] | str:
     if isinstance(value, EzPickle):
         raise CannotCopy("", f"is a {type(value).__name__}, which is made anew from its arguments (EzPickle) and has memory of its own")
     try:
-        return value.__reduce_ex__(4)
-    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        raise CannotCopy("", f"is a {type(value).__name__} and has no copy ({error})") from error
+        with Calling("says what it is made of"):
+            return value.__reduce_ex__(4)
+    except CannotCopy as error:
+        raise CannotCopy("", f"is a {type(value).__name__} and has no copy ({error.__cause__})") from error.__cause__
 
 
 def short(key: Any) -> str:

@@ -21,6 +21,7 @@ from gymnasium.spaces import Box
 from .fork_kinds import (
     BOUNDS,
     SHARED_NAMES,
+    Calling,
     CannotCopy,
     attributes,
     holds_handle,
@@ -127,10 +128,10 @@ def _open(value: Any) -> tuple[Any, list[tuple[str, Any]]]:
         return _of_stream(value)
     if kind in (FunctionType, MethodType, BuiltinMethodType, CellType, ref):
         return _of_function(value)
-    names = names_of(kind)
-    if "pygame.surface.Surface" in names:
-        parent, form = value.get_parent(), (value.get_size(), value.get_offset(), value.get_flags(), tuple(value.get_clip()))
-        return (form, _digest(value.get_buffer().raw)), [] if parent is None else [(".get_parent()", parent)]
+    if "pygame.surface.Surface" in names_of(kind):
+        with Calling("is compared"):
+            parent, form = value.get_parent(), (value.get_size(), value.get_offset(), value.get_flags(), tuple(value.get_clip()))
+            return (form, _digest(value.get_buffer().raw)), [] if parent is None else [(".get_parent()", parent)]
     if is_plain(kind) and not holds_handle(value):
         bounds = BOUNDS if isinstance(value, Box) else ()
         held = sorted(attributes(value), key=lambda pair: pair[0])

@@ -13,6 +13,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.utils.ezpickle import EzPickle
 from pettingzoo import ParallelEnv
+from pettingzoo.utils.conversions import aec_to_parallel_wrapper, parallel_to_aec
 from teamcredit.envs.fork import copy_env
 from teamcredit.envs.fork_check import CopyCheck, check_copy, global_streams, moved_stream
 from teamcredit.envs.fork_kinds import CannotCopy, is_plain
@@ -275,6 +276,21 @@ def test_what_the_environment_raises_after_it_was_copied_is_the_reason():
     assert check_copy(Fragile, copier=spoil).reason == "it fails while it takes step 1 as a copy (RuntimeError: no world)"
 
 
+def test_a_class_that_fails_when_it_is_made_anew_is_named():
+    class Native(list):
+        def __setstate__(self, state):
+            raise RuntimeError("no such handle")
+
+    class Handled(Walk):
+        def __init__(self):
+            super().__init__()
+            self.world = {"body": Native()}
+            self.world["body"].mass = 1
+
+    reason = "env.world['body'] fails while it is given its state (RuntimeError: no such handle)"
+    assert check_copy(Handled).reason == reason
+
+
 def test_the_check_leaves_the_generators_of_the_process_where_they_stood():
     before = global_streams()
     check_copy(GloballyRandom)
@@ -403,6 +419,22 @@ TASKS = ["mpe/simple_spread", "mpe/simple_speaker_listener", "lbf/8x8-2p-3f", "r
 def test_the_packages_small_tasks_are_copied_exactly(task):
     pytest.importorskip({"mpe": "mpe2", "lbf": "lbforaging", "rware": "rware"}[task.split("/")[0]])
     assert check_copy(make(task).maker).reason == ""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_wrapped_environments_are_copied_with_what_their_wrappers_remember():
+    supersuit = pytest.importorskip("supersuit", exc_type=ImportError)
+    wrapped = [
+        lambda: supersuit.frame_stack_v1(Walk(), 3),
+        lambda: supersuit.sticky_actions_v0(supersuit.pad_observations_v0(Walk()), 0.5),
+        lambda: parallel_to_aec_and_back(Walk()),
+    ]
+    assert [check_copy(maker).reason for maker in wrapped] == ["", "", ""]
+
+
+def parallel_to_aec_and_back(env: ParallelEnv) -> ParallelEnv:
+    return aec_to_parallel_wrapper(parallel_to_aec(env))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
