@@ -7,7 +7,8 @@ what they then see. Streams are keyed by (seed, episode, step), so both worlds d
     difference = R(what if) - R(as played),
 
 R the undiscounted team return, is the effect of that choice in this one episode, not an average over episodes. With the
-action that was taken anyway it is exactly 0.
+action that was taken anyway it is exactly 0. A Python environment draws from a stream of its own, which both worlds go on
+with from the same place: they draw the same numbers as long as they draw equally often.
 """
 
 from collections.abc import Callable
