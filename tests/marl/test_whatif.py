@@ -16,7 +16,7 @@ from teamcredit.marl.errors import ConfigError, RunNotFound
 from teamcredit.marl.evaluate import CREDIT_SEEDS, evaluate
 from teamcredit.marl.policies import team_action
 from teamcredit.marl.run import load, train
-from teamcredit.marl.whatif import what_if
+from teamcredit.marl.whatif import action_number, what_if
 
 torch.set_num_threads(1)
 TINY = {"evaluation.episodes": 2, "evaluation.final_episodes": 2, "evaluation.every": 0, "rollout_steps": 32}
@@ -238,6 +238,15 @@ def test_an_action_that_is_not_available_is_refused_with_those_that_are(here):
         what_if(load(here / "lamps"), episode=0, step=1, agent="left", action=2)
     with pytest.raises(ConfigError, match=r'left has no action "on"\. Actions: 0 to 2'):
         what_if(load(here / "lamps"), episode=0, step=1, agent="left", action="on")
+
+
+def test_an_agent_that_is_dead_takes_no_other_action(here):
+    env = load(here / "spread").env
+    _, view = env.reset(torch.tensor([0]))
+    dead = replace(view, alive=torch.tensor([[True, False, True]]))
+    assert action_number("up", 0, dead, env.spec) == 4
+    with pytest.raises(ConfigError, match="agent_1 is not alive at this step"):
+        action_number("up", 1, dead, env.spec)
 
 
 def test_a_task_without_a_second_world_says_which_part_differs_and_what_still_works(here):
