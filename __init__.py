@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .marl.run import load as load
     from .marl.run import resume as resume
     from .marl.run import train as train
+    from .marl.whatif import what_if as what_if
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ _PUBLIC = {
     "play": ".marl.play:play",
     "resume": ".marl.run:resume",
     "train": ".marl.run:train",
+    "what_if": ".marl.whatif:what_if",
 }
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "play",
     "resume",
     "train",
+    "what_if",
 ]
 
 

@@ -6,11 +6,13 @@ moment, which a replay brings back.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from .fork import copy_env
+from .fork_check import CopyCheck, check_copy
 from .layout import Layout
 from .live import Rows, Slot, begin
 from .plain import Reading, Usual
@@ -126,6 +128,16 @@ class LocalCrew:
 
     def drop(self, tickets: Iterable[Ticket]) -> None:
         """They were never begun."""
+
+    def try_copies(self, slot: int) -> CopyCheck:
+        """Whether these environments can be copied exactly, found out with the one in this slot, which is left anywhere."""
+        place = self.places[slot] = self._ready_for_an_episode(slot)
+        return check_copy(place.env)
+
+    def copy(self, source: int, target: int) -> None:
+        """Put a copy of the environment in one slot, where it stands, into another; CannotCopy where a part has no copy."""
+        place = self.places[source]
+        self.places[target] = replace(place, env=copy_env(place.env))
 
     def _play(self, job: Job, rows: Rows, index: int) -> None:
         """An episode's start, and joint actions one after another; row `index` is zeros before it."""

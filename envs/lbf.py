@@ -72,7 +72,7 @@ class LBFParallel(ParallelEnv):
     def close(self) -> None:
         self.env.close()
 
-    def _observations(self, obs: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+    def _observations(self, obs: Any) -> dict[str, np.ndarray]:
         if self.relative_obs:
             seen = np.stack(obs)
             away = relative_coordinates(torch.from_numpy(seen), self.env.max_num_food, len(self.env.players))

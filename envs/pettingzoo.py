@@ -1,11 +1,11 @@
 """Any PettingZoo ParallelEnv (SuperSuit-wrapped or not) as a `TeamEnv`: B live environments stepped side by side.
 
-A Python environment cannot be copied reliably, so a `State` is an opaque handle: it names, per copy, the episode (copy
-seed, episode number) and the actions played in it, and leases a live environment that stands there. A handle stays
-good after it was stepped: whatever needs a second environment at the same moment (`select`, `load`, a second `step`
-from one handle) replays the episode, and is refused with a reason when the replay sees something else than was
-recorded. Leases go back to a pool when the last handle that holds them is garbage: repeated `reset` builds nothing new,
-and two handles that move on apart never share an environment.
+A `State` is an opaque handle: it names, per copy, the episode (copy seed, episode number) and the actions played in it, and
+leases a live environment that stands there. A handle stays good after it was stepped: whatever needs a second environment
+at the same moment (`select`, `load`, a second `step` from one handle) replays the episode, and is refused with a reason
+when the replay sees something else than was recorded. `select` copies the live environment instead where a test has shown
+that copies are exact (fork_check.py) and it still stands there. Leases go back to a pool when the last handle that holds
+them is garbage: repeated `reset` builds nothing new, and two handles that move on apart never share an environment.
 
 Every episode starts with `reset(seed=mix_seed(copy seed, episode))`, so it does not depend on its past or neighbours,
 nor on the process it is played in: the environments themselves are moved by a crew, here (crew.py) or in workers (vector.py).
@@ -13,6 +13,7 @@ nor on the process it is played in: the environments themselves are moved by a c
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +24,8 @@ from torch import Tensor
 from .base import Saved, Step, TeamSpec, View
 from .crew import Crew, LocalCrew
 from .episodes import Episodes, Lease, Moment, standing
+from .fork_check import CopyCheck
+from .fork_kinds import CannotCopy
 from .layout import lay_out
 from .live import Rows
 
@@ -152,13 +155,37 @@ class PettingZooTeam:
         view.obs[done], view.state[done], view.available[done], view.alive[done] = seen.obs, seen.state, seen.available, seen.alive
         return PettingZooState(tuple(moments), tuple(leases)), step, view
 
+    @cached_property
+    def copy_check(self) -> CopyCheck:
+        """Whether live environments of this task can be copied exactly; tried once, in an environment of its own."""
+        if not self.is_here:
+            return CopyCheck(False, "its environments live in worker processes, where they are replayed", None, 0, 0)
+        (lease,) = self.episodes.leases([0])
+        return self.here.try_copies(lease.slot)
+
     def select(self, state: PettingZooState, rows: Int[Tensor, " new"]) -> PettingZooState:
-        """The copies named by `rows`, each in an environment of its own that replayed the running episode.
+        """The copies named by `rows`, each in an environment of its own.
+
+        Where copies are exact (`copy_check`) and the environment still stands at the moment of `state`, it is copied; else
+        the running episode is replayed, once for all rows that name the same moment where copies are exact. Environments in worker
+        processes are always replayed.
 
         Raises:
             ValueError: a replay saw something else than was recorded (the task draws on more than its seed).
         """
-        return self._restored([state.moments[row] for row in rows.tolist()])
+        chosen = rows.tolist()
+        moments = [state.moments[row] for row in chosen]
+        if not moments or not self.copy_check.exact:
+            return self._restored(moments)
+        sources = {
+            id(moment): lease for moment, lease in zip(state.moments, state.leases, strict=True) if self.episodes.stands(lease, moment)
+        }
+        gone = {id(moment): (copy, moment) for copy, moment in enumerate(moments) if id(moment) not in sources}
+        replayed = self.episodes.restore([moment for _, moment in gone.values()], [copy for copy, _ in gone.values()])
+        fresh = dict(zip(gone, replayed, strict=True))
+        sources |= fresh
+        leases = [fresh.pop(id(moment), None) or self._copied(sources[id(moment)], moment, copy) for copy, moment in enumerate(moments)]
+        return PettingZooState(tuple(standing(lease) for lease in leases), tuple(leases))
 
     def dump(self, state: PettingZooState) -> Saved:
         """Per copy: seed, episode, step, the actions of the running episode (padded with -1), what is seen, how it ended."""
@@ -211,6 +238,16 @@ class PettingZooTeam:
         """Close every environment kept. Handles that are used after it replay their episodes in new ones. Twice is once."""
         self.episodes.crew.close()
         self.here.close()
+
+    def _copied(self, source: Lease, moment: Moment, copy: int) -> Lease:
+        """The right to move a copy of the environment that stands at `moment`; a replay where this one has a part without a copy."""
+        (lease,) = self.episodes.leases([copy])
+        try:
+            self.here.copy(source.slot, lease.slot)
+        except CannotCopy:  # the test was passed at another moment; a replay is compared with what was seen
+            return self.episodes.restore([moment], [copy])[0]
+        lease.moment = moment._replace(actions=moment.actions[: moment.step])
+        return lease
 
     def _restored(self, moments: Sequence[Moment]) -> PettingZooState:
         leases = self.episodes.restore(moments, range(len(moments)))

@@ -28,6 +28,7 @@ from .cli_options import (
 )
 from .cli_output import Screen
 from .cli_play import play
+from .cli_whatif import whatif
 from .errors import ConfigError
 
 
@@ -47,7 +48,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(evaluate_run, name="eval")
-for part in (play, credit, lazy, bench, envs, algos, config_app, doctor):
+for part in (play, credit, lazy, whatif, bench, envs, algos, config_app, doctor):
     app.command(part)
 
 

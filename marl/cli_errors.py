@@ -32,6 +32,9 @@ _CALLERS_OF_TASKS = {
         "check_parallel.py",
         "pettingzoo.py",
         "crew.py",
+        "fork.py",
+        "fork_check.py",
+        "fork_kinds.py",
         "look.py",
         "markers.py",
     )

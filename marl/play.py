@@ -94,7 +94,7 @@ def moments(env: TeamEnv, team: Team, seed: int, *, steps: int = LONGEST_FILM, s
         ended = step is not None and bool(step.terminated | step.truncated)
         now = None if ended else tuple(action[0].tolist())
         picture = look(env, state, now=now, last=last, size=size)
-        _refuse_blank(picture, env.spec.name, number)
+        refuse_blank(picture, env.spec.name, number)
         yield _moment(env, number, picture, now, view, step, team_return, own)
         if ended or number == steps:
             return
@@ -129,7 +129,7 @@ def _moment(
     )
 
 
-def _refuse_blank(picture: Picture, task: str, step: int) -> None:
+def refuse_blank(picture: Picture, task: str, step: int) -> None:
     pixels = picture.pixels
     if (pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all():  # the first row alone settles it for most frames
         driver = os.environ.get("SDL_VIDEODRIVER", "not set")

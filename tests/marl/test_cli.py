@@ -17,7 +17,9 @@ from teamcredit.marl.cli_output import table, to_json
 from teamcredit.marl.errors import ConfigError
 from teamcredit.marl.resolve import option_types
 
-COMMANDS = ["demo", "train", "resume", "eval", "play", "credit", "lazy", "envs list", "envs check", "algos list", "doctor", "config show"]
+COMMANDS = [
+    "demo", "train", "resume", "eval", "play", "credit", "lazy", "whatif", "envs list", "envs check", "algos list", "doctor", "config show",
+]  # fmt: skip
 # A run that ends in an error leaves its metrics.jsonl to the garbage collector, which is no concern of the command line.
 pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in.*metrics.jsonl:pytest.PytestUnraisableExceptionWarning")
 TINY = ["--steps", "256", "--rollout-steps", "32", "--evaluation.every", "128", "--evaluation.episodes", "4", "--final-episodes", "8"]
