@@ -3,6 +3,7 @@
 import pytest
 import torch
 from teamcredit.envs.base import TeamEnv
+from teamcredit.envs.coalition import CoalitionTask
 from teamcredit.envs.foraging import Foraging
 from teamcredit.envs.matrix import MatrixGame
 from teamcredit.envs.native import NativeEnv, name_tensors
@@ -29,6 +30,7 @@ TASKS = {
     "climbing": MatrixGame,
     "unequal matrix": lambda: MatrixGame([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
     "two-step": TwoStep,
+    "coalition": lambda: CoalitionTask([0.0, 1.0, 1.0, 3.0, 0.5, 2.0, 0.0, -1.0]),
 }
 NO_RANGE = ("spread", "warehouse")  # tasks that declare no return_range
 every_task = pytest.mark.parametrize("env", [make() for make in TASKS.values()], ids=list(TASKS))
