@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from teamcredit.credit.probes import size_probabilities, size_weights
+from teamcredit.credit import all_coalitions, banzhaf_from_values
+from teamcredit.credit.probes import additive_fit, size_probabilities, size_weights, with_total
 from teamcredit.envs.base import View
 from teamcredit.envs.randomness import Clock, copy_seeds
 from teamcredit.envs.registry import make
 from teamcredit.envs.tracing import tracing
 from teamcredit.marl.agents import utility_network
+from teamcredit.marl.coalition_tasks import true_game
 from teamcredit.marl.config import Config, ExplorationConfig, NetworkConfig, ReplayConfig
 from teamcredit.marl.exploration import greedy
 from teamcredit.marl.graphs import recorded
@@ -47,6 +49,17 @@ def test_in_a_coalition_game_who_joins_is_distributed_as_the_kernel_says():
     expected = size_weights(size_probabilities(4, 0.4))
     assert (frequency - expected).abs().max() < 4 * 0.5 / 20_000**0.5  # four standard errors at most
     assert (rollout.behaviour == 1).all()
+
+
+def test_an_exact_fit_of_what_is_collected_is_shapley_with_probes_and_banzhaf_without():
+    env, truth = make("native/coalition-airport-4"), true_game("airport-4")
+    probed = probes(env, probe_ends=0.5, probe_members="active")
+    for players, index, epsilon in ((None, banzhaf_from_values(truth(all_coalitions(4))), 1.0), (probed, truth.shapley, 0.0)):
+        rollout = played(env, team(env, probes=players), copies=500, steps=40, epsilon=epsilon)
+        joined, paid = (rollout.action == 1).flatten(0, 1), rollout.reward.flatten().to(torch.float64)
+        gain = additive_fit(joined, paid).gain
+        gain = gain if players is None else with_total(gain, 4.0)
+        torch.testing.assert_close(gain, index, rtol=0, atol=0.03)
 
 
 def test_only_the_share_asked_for_is_probed_and_the_rest_is_as_without_probes():
