@@ -22,7 +22,7 @@ from teamcredit.marl.seeds import Together
 
 KINDS = ("team", "difference", "shapley")
 TASKS: dict[str, dict[str, Any]] = {
-    "native/foraging-8x8-3p-3f": {"steps": 160_000, "network.hidden": 64, "network.layers": 2, "exploration.fraction": 0.5},
+    "native/foraging-8x8-3p-3f": {"steps": 100_000, "network.hidden": 64, "network.layers": 2, "exploration.fraction": 0.5},
     "native/coalition-harmful": {"steps": 8_192},
     "native/coalition-airport-6": {"steps": 8_192},
     "native/spread": {"steps": 100_000},
