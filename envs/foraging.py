@@ -15,6 +15,7 @@ straight cells from one, hence a player is beside at most one food.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from .base import TeamSpec, View
 from .foraging_board import Cells, compact, lowest_sum, spawn_food, spawn_players
+from .foraging_members import saboteur, shadow
 from .foraging_policy import greedy_forager
 from .native import NativeEnv, Outcome
 from .randomness import RESET, Clock, split, uniform
@@ -183,7 +185,9 @@ class Foraging(NativeEnv[ForagingTask]):
         """Hand-written policies, (obs, available) -> action, by name; none where players do not see the whole board."""
         if self.sight is not None:
             return {}
-        return {"forager": lambda obs, available: greedy_forager(obs, available, num_food=self.num_food, num_players=self.num_players)}
+        others = {"shadow": shadow, "saboteur": saboteur} if self.num_players > 1 else {}
+        board = {"num_food": self.num_food, "num_players": self.num_players}
+        return {name: partial(member, **board) for name, member in {"forager": greedy_forager, **others}.items()}
 
     def begin(self, clock: Clock) -> ForagingTask:
         draw = uniform(split(clock.key(RESET), 2 * (self.num_players + self.num_food)))
