@@ -53,7 +53,7 @@ class Study:
 
 _CHAIN = [[weight * unit / 8 for weight in (3, 2, 1, 0)] for unit in (1, 2, 1, 2, 0, 2, 1, 2)]
 STUDIES = {
-    "foraging": Study("native/foraging-8x8-4p-3f", 500_000, {"env.player_levels": [1, 2, 3, 4]}, 2048),
+    "foraging": Study("native/foraging-8x8-4p-3f", 500_000, {"env.player_levels": [1, 2, 3, 4]}, 1024),
     "delayed-chain": Study("native/delayed-chain", 100_000, {"env.weights": _CHAIN}, 256),
     "plate-and-door": Study("native/plate-and-door", 100_000, {}, 2048),
     "spread": Study("native/spread", 300_000, {}, 2048),
@@ -127,7 +127,8 @@ def mean_advantage(run: Run, reference: str, episodes: int) -> Values:
     if run.config.algo != "coma":
         return None
     played = record(valued_team(run), seeds_from(CREDIT_SEEDS, episodes))
-    return episode_means(counterfactual_advantage(played.rows, played.weights, played.action), played.decided).nanmean(0)
+    advantage = counterfactual_advantage(played.rows.double(), played.weights.double(), played.action)
+    return episode_means(advantage, played.decided).nanmean(0)
 
 
 def effort_of(run: Run, reference: str, episodes: int) -> Values:
@@ -147,12 +148,12 @@ SIMPLE: dict[str, Callable[[Run, str, int], Values]] = {
     "mixer, Shapley": by_mixer("shapley"),
     "mixer, integrated gradients": by_mixer("integrated-gradients"),
     "mixer, gradient": by_mixer("gradient"),
-    "mean COMA advantage": mean_advantage,
+    "mean of COMA's advantage": mean_advantage,
     "action counts": effort_of,
     "own rewards": own_pay,
 }
 ESTIMATORS = ("simulator, leave-one-out", "critic", "mixer, Shapley", "mixer, integrated gradients", "mixer, gradient",
-              "mean |COMA advantage|", "mean COMA advantage", "action counts", "own rewards")  # fmt: skip
+              "size of COMA's advantage", "mean of COMA's advantage", "action counts", "own rewards")  # fmt: skip
 
 
 def measured(run: Run, name: str, reference: str, episodes: int) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def measured(run: Run, name: str, reference: str, episodes: int) -> dict[str, An
     truth = per_episode.mean(1)
     critic = measure_credit(run, method="critic", reference=reference, episodes=episodes)
     assert isinstance(critic, CriticCredit)
-    values = {"critic": critic.value, "mean |COMA advantage|": critic.gradient_weight}
+    values = {"critic": critic.value, "size of COMA's advantage": critic.gradient_weight}
     values |= {estimator: measure(run, reference, episodes) for estimator, measure in SIMPLE.items()}
     ceiling = agreement_with_itself(per_episode)
     forks = critic.forks
