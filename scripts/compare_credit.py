@@ -49,14 +49,17 @@ class Study:
     options: dict[str, Any]
     episodes: int
     """Of the truth."""
+    preset: str | None = None
+    """None: the task's own."""
 
 
+_SMALL_BATCHES = {"replay.num_envs": 16, "replay.rollout_steps": 16, "replay.minibatch_size": 128}
 _CHAIN = [[weight * unit / 8 for weight in (3, 2, 1, 0)] for unit in (1, 2, 1, 2, 0, 2, 1, 2)]
 STUDIES = {
     "foraging": Study("native/foraging-8x8-4p-3f", 500_000, {"env.player_levels": [1, 2, 3, 4]}, 1024),
     "delayed-chain": Study("native/delayed-chain", 100_000, {"env.weights": _CHAIN}, 256),
-    "plate-and-door": Study("native/plate-and-door", 100_000, {}, 2048),
-    "spread": Study("native/spread", 300_000, {}, 2048),
+    "plate-and-door": Study("native/plate-and-door", 30_000, _SMALL_BATCHES, 1024, "pqn"),
+    "spread": Study("native/spread", 300_000, {}, 1024),
 }
 """Players of levels 1 to 4; agents worth 3 : 2 : 1 : 0, paid at the end; guard, walker, dummy; and three agents alike, as a control."""
 ALGOS = ("vdn", "qmix", "coma")
@@ -71,7 +74,8 @@ def trained(name: str, algo: str, seed: int, out: Path) -> Run:
     if any((folder / "checkpoints").glob("*")):
         return resume(str(folder))
     critic = {} if algo == "coma" else {"critic.kind": "mlp", "critic.target": "retrace"}
-    return train(study.task, algo=algo, steps=study.steps, seed=seed, options={**study.options, **critic}, out=folder)
+    preset = f"{study.preset},coma" if study.preset and algo == "coma" else study.preset
+    return train(study.task, algo=algo, steps=study.steps, seed=seed, preset=preset, options={**study.options, **critic}, out=folder)
 
 
 def truth_of(run: Run, reference: str, episodes: int) -> torch.Tensor:
