@@ -24,19 +24,12 @@ _FEW = 8
 _ESTIMAND = "each agent's average gain from joining, over all orders of joining; agents not yet joined follow the reference"
 
 
-def _marginals(values: Float[Tensor, "coalition *batch"], agent: int) -> tuple[Tensor, Tensor]:
-    """v(C + i) - v(C) for every C without i, and |C|."""
-    masks = torch.arange(values.shape[0])
-    outside = masks[(masks >> agent) & 1 == 0]
-    sizes = all_coalitions(int(math.log2(values.shape[0])))[outside].sum(1)
-    return values[outside | (1 << agent)] - values[outside], sizes
-
-
 def _semivalue(values: Tensor, weight_of_size: list[float]) -> Tensor:
     """sum over C without i of weight[|C|] (v(C + i) - v(C)), for each agent. Differences come first: a dummy gets exactly 0."""
-    weights = torch.tensor(weight_of_size, dtype=torch.float64)
-    columns = [_marginals(values, agent) for agent in range(len(weight_of_size))]
-    return torch.stack([torch.tensordot(weights[sizes], gains, dims=1) for gains, sizes in columns])
+    n = len(weight_of_size)
+    weights = torch.tensor(weight_of_size, dtype=torch.float64)[all_coalitions(n - 1).sum(1)]  # C without i has n - 1 bits, whoever i is
+    gains = (values.unflatten(0, (2 ** (n - 1 - i), 2, 2**i)).diff(dim=1).flatten(0, 2) for i in range(n))
+    return torch.stack([torch.tensordot(weights, gain, dims=1) for gain in gains])
 
 
 def agents_in(values: Tensor) -> int:

@@ -6,6 +6,7 @@ A mixer maps the agents' chosen utilities and the global state to the team's val
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -25,6 +26,15 @@ class Mixer(nn.Module):
     @abstractmethod
     def forward(self, q: Float[Tensor, "*batch agent"], state: Float[Tensor, "*batch state"]) -> Tensor:
         """The team value (*batch,), or (*batch, agent) when `per_agent`. An agent that is not alive comes with q = 0."""
+
+    def at(self, state: Float[Tensor, "*batch state"]) -> Callable[[Tensor], Tensor]:
+        """f(.; s) at these states: many utilities of each, (*batch, sample, agent), to team values (*batch, sample).
+
+        A mixer whose weights are made from the state makes them here, once. ValueError for `per_agent`: there is no team value.
+        """
+        if self.per_agent:
+            raise ValueError("independent learners mix nothing: they have no team value; vdn and qmix have one")
+        return lambda q: self(q, state.unsqueeze(-2).expand(*q.shape[:-1], -1))
 
 
 def mix(
