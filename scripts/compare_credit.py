@@ -29,7 +29,7 @@ from teamcredit.marl.critic_credit import CriticCredit, episode_means
 from teamcredit.marl.critic_episodes import record, valued_team
 from teamcredit.marl.evaluate import CREDIT_SEEDS, play, seeds_from
 from teamcredit.marl.inspection import episode_game, measure_credit, measure_effort
-from teamcredit.marl.mixer_reading import measure_mixer_credit
+from teamcredit.marl.mixer_reading import How, measure_mixer_credit
 from teamcredit.marl.run import Run, load, resume, train
 
 TRUTH_SEEDS = 800_000_000
@@ -113,7 +113,7 @@ def agreement_with_itself(per_episode: torch.Tensor) -> tuple[float, float]:
     return tuple(torch.tensor(found, dtype=torch.float64).nanmean(0).tolist())  # pyright: ignore[reportReturnType]
 
 
-def by_mixer(how: str) -> Callable[[Run, str, int], Values]:
+def by_mixer(how: How) -> Callable[[Run, str, int], Values]:
     def measure(run: Run, reference: str, episodes: int) -> Values:
         if run.config.algo not in ("vdn", "qmix"):
             return None
