@@ -16,7 +16,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,17 @@ class Study:
     """Of the truth."""
     preset: str | None = None
     """None: the task's own."""
+    of_value_learners: dict[str, Any] = field(default_factory=dict)
+    """More options for vdn and qmix."""
 
 
 _SMALL_BATCHES = {"replay.num_envs": 16, "replay.rollout_steps": 16, "replay.minibatch_size": 128}
+_EXPLORING = {"exploration.fraction": 0.8, "exploration.end": 0.3, "network.hidden": 64}
 _CHAIN = [[weight * unit / 8 for weight in (3, 2, 1, 0)] for unit in (1, 2, 1, 2, 0, 2, 1, 2)]
 STUDIES = {
     "foraging": Study("native/foraging-8x8-4p-3f", 500_000, {"env.player_levels": [1, 2, 3, 4]}, 1024),
     "delayed-chain": Study("native/delayed-chain", 100_000, {"env.weights": _CHAIN}, 256),
-    "plate-and-door": Study("native/plate-and-door", 30_000, _SMALL_BATCHES, 1024, "pqn"),
+    "plate-and-door": Study("native/plate-and-door", 30_000, _SMALL_BATCHES, 1024, "pqn", _EXPLORING),
     "spread": Study("native/spread", 300_000, {}, 1024),
 }
 """Players of levels 1 to 4; agents worth 3 : 2 : 1 : 0, paid at the end; guard, walker, dummy; and three agents alike, as a control."""
@@ -73,9 +76,9 @@ def trained(name: str, algo: str, seed: int, out: Path) -> Run:
         return load(folder)
     if any((folder / "checkpoints").glob("*")):
         return resume(str(folder))
-    critic = {} if algo == "coma" else {"critic.kind": "mlp", "critic.target": "retrace"}
+    own = {} if algo == "coma" else {"critic.kind": "mlp", "critic.target": "retrace", **study.of_value_learners}
     preset = f"{study.preset},coma" if study.preset and algo == "coma" else study.preset
-    return train(study.task, algo=algo, steps=study.steps, seed=seed, preset=preset, options={**study.options, **critic}, out=folder)
+    return train(study.task, algo=algo, steps=study.steps, seed=seed, preset=preset, options={**study.options, **own}, out=folder)
 
 
 def truth_of(run: Run, reference: str, episodes: int) -> torch.Tensor:
