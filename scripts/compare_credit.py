@@ -59,7 +59,7 @@ _SMALL_BATCHES = {"replay.num_envs": 16, "replay.rollout_steps": 16, "replay.min
 _EXPLORING = {"exploration.fraction": 0.8, "exploration.end": 0.3, "network.hidden": 64}
 _CHAIN = [[weight * unit / 8 for weight in (3, 2, 1, 0)] for unit in (1, 2, 1, 2, 0, 2, 1, 2)]
 STUDIES = {
-    "foraging": Study("native/foraging-8x8-4p-3f", 500_000, {"env.player_levels": [1, 2, 3, 4]}, 1024),
+    "foraging": Study("native/foraging-8x8-4p-3f", 500_000, {"env.player_levels": [1, 2, 3, 4]}, 512),
     "delayed-chain": Study("native/delayed-chain", 100_000, {"env.weights": _CHAIN}, 256),
     "plate-and-door": Study("native/plate-and-door", 30_000, _SMALL_BATCHES, 1024, "pqn", _EXPLORING),
     "spread": Study("native/spread", 300_000, {}, 1024),
