@@ -5,12 +5,14 @@ Native tasks, lbforaging and rware are drawn here. Any other ParallelEnv is aske
 gives such a frame, and `locate(state, row, agent)` that gives (x, y) or (x, y, radius) in its pixels, or None.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from .base import TeamEnv
+from .delayed_reward import DelayedNative, DelayedTeam
 from .draw_board import draw_foraging, draw_lbf, draw_native_warehouse, draw_warehouse
 from .draw_grid import draw_predator_prey, draw_switch
 from .draw_tasks import Joint, draw_matrix, draw_spread, draw_two_step
@@ -41,6 +43,10 @@ def look(env: TeamEnv, state: Any, row: int = 0, *, now: Joint = None, last: Joi
     Raises:
         CannotRender: the environment gives no frame, or something that is none.
     """
+    if isinstance(env, DelayedNative):
+        return look(env.inner, replace(state, task=state.task.inner), row, now=now, last=last, size=size)
+    if isinstance(env, DelayedTeam):
+        return look(env.inner, state.inner, row, now=now, last=last, size=size)
     if isinstance(env, Spread):
         return draw_spread(state.task, row, now, size)
     if isinstance(env, Foraging):

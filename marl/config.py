@@ -230,6 +230,31 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True)
+class RedistributionConfig:
+    """The model behind reward_redistribution; it learns from finished episodes and is never asked for an action."""
+
+    hidden: int = 64
+    """Width of its layers."""
+    lr: float = 1e-3
+    """Its learning rate (Adam)."""
+    subset: int = 16
+    """rrd: steps of an episode, drawn at random, that stand for all of it in one update (K); shorter episodes enter whole."""
+    passes: float = 8.0
+    """Times each finished episode is learned from, on average."""
+    minibatch_size: int = 32
+    """Episodes in one update."""
+    episodes: int = 1_000
+    """Newest finished episodes that updates draw from."""
+
+    def __post_init__(self):
+        for name in ("hidden", "subset", "minibatch_size", "episodes"):
+            _at_least(f"redistribution.{name}", getattr(self, name), 1)
+        for name in ("lr", "passes"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"redistribution.{name} {getattr(self, name)} must be above 0")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation without exploration on seeds of its own, one episode per seed."""
 
@@ -281,6 +306,10 @@ class Config:
     """Truncate episodes after this many env steps (for tasks that report their own limit as a termination)."""
     members: tuple[str, ...] = ()
     """Planted members, NAME=POLICY (noop, random, or a scripted policy of the task): they act so and do not learn."""
+    delay_reward: bool = False
+    """Pay the whole episode's team reward with its last step (a delayed-reward version of any task)."""
+    reward_redistribution: Literal["none", "rrd", "rudder"] = "none"
+    """Learn from each episode's return as a learned model spreads it over the steps; they add up to the return exactly."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Capture the loop as compiled graphs (of Python environments the learning alone); needs g++ or clang++; auto: in runs long enough."""
     workers: int = 0
@@ -294,6 +323,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    redistribution: RedistributionConfig = field(default_factory=RedistributionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
