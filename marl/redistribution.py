@@ -197,15 +197,16 @@ class Redistribution:
         if len(ended):
             self.learner.take_in([episode for part in _chunks(ended) for episode in _apart(_gather(replay, part))])
             updates = self.learner.learn()
-            sums |= {"updates": len(updates), "loss": sum(loss for loss, _ in updates), "grad_norm": sum(norm for _, norm in updates)}
+            losses, norms = zip(*updates, strict=True) if updates else ((), ())
+            sums |= {"updates": float(len(updates)), "loss": sum(losses, 0.0), "grad_norm": sum(norms, 0.0)}
         self.since_renewal += rollout_steps
         rewards = [self._put(replay, part, sums) for part in _chunks(ended)]
         if self.since_renewal * _RENEWAL >= replay.count:
             self.since_renewal = 0
             for part in _chunks(older):
                 self._put(replay, part, {})
-        sums["waiting"], sums["stored"] = float((~_in_order(replay, "valid")).sum()), replay.stored
-        return torch.cat([torch.zeros(0), *rewards]), {f"{_PREFIX}.{name}": float(value) for name, value in sums.items()}
+        sums["waiting"], sums["stored"] = float((~_in_order(replay, "valid")).sum()), float(replay.stored)
+        return torch.cat([torch.zeros(0), *rewards]), {f"{_PREFIX}.{name}": value for name, value in sums.items()}
 
     @torch.no_grad()
     def _put(self, replay: Replay, stretch: Stretch, sums: dict[str, float]) -> Float[Tensor, " step"]:
