@@ -12,16 +12,20 @@ import numpy as np
 from jaxtyping import UInt8
 
 from .base import TeamEnv
+from .delayed_chain import DelayedChain
 from .delayed_reward import DelayedNative, DelayedTeam
 from .draw_board import draw_foraging, draw_lbf, draw_native_warehouse, draw_warehouse
+from .draw_credit import draw_delayed_chain, draw_key_and_door, draw_plate_and_door
 from .draw_grid import draw_predator_prey, draw_switch
 from .draw_tasks import Joint, draw_matrix, draw_spread, draw_two_step
 from .errors import CannotRender
 from .foraging import Foraging
+from .key_and_door import KeyAndDoor
 from .markers import find_places, told_place
 from .matrix import MatrixGame
 from .pettingzoo import PettingZooTeam
 from .picture import Picture
+from .plate_and_door import PlateAndDoor
 from .predator_prey import PredatorPrey
 from .spread import Spread
 from .switch import Switch
@@ -61,6 +65,12 @@ def look(env: TeamEnv, state: Any, row: int = 0, *, now: Joint = None, last: Joi
         return draw_matrix(env, now, last, size)
     if isinstance(env, TwoStep):
         return draw_two_step(state.task, row, now, last, size)
+    if isinstance(env, PlateAndDoor):
+        return draw_plate_and_door(state.task, row, size)
+    if isinstance(env, DelayedChain):
+        return draw_delayed_chain(env, state.task, row, now, size)
+    if isinstance(env, KeyAndDoor):
+        return draw_key_and_door(env, state.task, row, now, size)
     name, agents = env.spec.name, env.spec.agents
     if isinstance(env, PettingZooTeam):
         live = env.live(state, row)

@@ -1,11 +1,14 @@
-"""Switch and predator-prey as one captured graph: begin, advance and observe compiled whole equal the eager ones."""
+"""Tasks as one captured graph: begin, advance and observe compiled whole equal the eager ones."""
 
 import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from teamcredit.envs.delayed_chain import DelayedChain
+from teamcredit.envs.key_and_door import KeyAndDoor
 from teamcredit.envs.native import NativeEnv, name_tensors
+from teamcredit.envs.plate_and_door import PlateAndDoor
 from teamcredit.envs.predator_prey import PredatorPrey
 from teamcredit.envs.randomness import EXPLORE, choice, copy_seeds, split
 from teamcredit.envs.switch import Switch
@@ -22,7 +25,17 @@ def same(one, other) -> bool:
     return all(torch.equal(a, b) for a, b in zip(name_tensors(one).values(), name_tensors(other).values(), strict=True))
 
 
-@pytest.mark.parametrize("env", [Switch(4, clock=True), PredatorPrey(5, 5, 4, 4, episode_limit=30)], ids=["switch", "predator-prey"])
+TASKS = {
+    "switch": Switch(4, clock=True),
+    "predator-prey": PredatorPrey(5, 5, 4, 4, episode_limit=30),
+    "plate and door": PlateAndDoor(),
+    "delayed chain": DelayedChain(),
+    "delayed chain with cues": DelayedChain(cue=True),
+    "key and door": KeyAndDoor(),
+}
+
+
+@pytest.mark.parametrize("env", list(TASKS.values()), ids=list(TASKS))
 def test_a_task_is_captured_whole_and_equals_the_eager_one(env: NativeEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     state, view = env.reset(copy_seeds(0, 48))

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from teamcredit.envs.base import TeamEnv
+from teamcredit.envs.delayed_chain import DelayedChain
 from teamcredit.envs.foraging import Foraging
+from teamcredit.envs.key_and_door import KeyAndDoor
 from teamcredit.envs.matrix import MatrixGame
 from teamcredit.envs.native import NativeEnv, name_tensors
+from teamcredit.envs.plate_and_door import PlateAndDoor
 from teamcredit.envs.predator_prey import PredatorPrey
 from teamcredit.envs.randomness import EXPLORE, Clock, choice, copy_seeds
 from teamcredit.envs.spread import Spread
@@ -29,6 +32,10 @@ TASKS = {
     "climbing": MatrixGame,
     "unequal matrix": lambda: MatrixGame([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
     "two-step": TwoStep,
+    "plate and door": PlateAndDoor,
+    "delayed chain": DelayedChain,
+    "delayed chain with cues": lambda: DelayedChain(3, 5, 3, cue=True),
+    "key and door": KeyAndDoor,
 }
 NO_RANGE = ("spread", "warehouse")  # tasks that declare no return_range
 every_task = pytest.mark.parametrize("env", [make() for make in TASKS.values()], ids=list(TASKS))

@@ -5,9 +5,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from teamcredit.envs.delayed_chain import DelayedChain
 from teamcredit.envs.foraging import Foraging
+from teamcredit.envs.key_and_door import KeyAndDoor
 from teamcredit.envs.matrix import MatrixGame
 from teamcredit.envs.parallel_api import to_parallel_env
+from teamcredit.envs.plate_and_door import PlateAndDoor
 from teamcredit.envs.predator_prey import PredatorPrey
 from teamcredit.envs.spread import Spread
 from teamcredit.envs.switch import Switch
@@ -33,6 +36,9 @@ TASKS = {
     "climbing": MatrixGame,
     "unequal matrix": lambda: MatrixGame([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]),
     "two-step": TwoStep,
+    "plate and door": PlateAndDoor,
+    "delayed chain with cues": lambda: DelayedChain(cue=True),
+    "key and door": KeyAndDoor,
 }
 every_task = pytest.mark.parametrize("make", list(TASKS.values()), ids=list(TASKS))
 
