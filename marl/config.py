@@ -241,7 +241,7 @@ class RedistributionConfig:
     """rrd: steps of an episode, drawn at random, that stand for all of it in one update (K); shorter episodes enter whole."""
     passes: float = 8.0
     """Times each finished episode is learned from, on average."""
-    minibatch_size: int = 32
+    minibatch_size: int = 64
     """Episodes in one update."""
     episodes: int = 1_000
     """Newest finished episodes that updates draw from."""

@@ -102,7 +102,7 @@ class ReturnLearner:
     def __init__(self, kind: Any, config: RedistributionConfig, spec: TeamSpec, *, seed: int):
         self.config = config
         self.model: ReturnModel = make_return_model(kind, spec, hidden=config.hidden, seed=mix_seed(seed, 5))
-        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        self.optimiser = torch.optim.Adam(self.model.parameters(), lr=config.lr, fused=True)
         self.generator = torch.Generator().manual_seed(mix_seed(seed, 6))
         self.episodes: deque[Stored] = deque(maxlen=config.episodes)
         self.owed = 0.0
