@@ -33,7 +33,7 @@ TASKS: dict[str, tuple[str, int, dict[str, object]]] = {
     "key": ("native/key-and-door", 20_000, {"preset": "pqn", **ROUND}),
     "spread": (
         "native/spread", 200_000,
-        {"preset": "spread", "delay_reward": True, **ROUND, "replay.rollout_steps": 25, "replay.num_envs": 64, "replay.minibatch_size": 200},
+        {"preset": "spread", "delay_reward": True, **ROUND, "replay.rollout_steps": 25, "replay.minibatch_size": 200},
     ),
 }  # fmt: skip
 METHODS = ("none", "rrd", "rudder")

@@ -79,8 +79,8 @@ def test_a_run_that_redistributed_is_read_by_its_own_model(tmp_path):
 
 def test_episodes_of_unequal_length_get_nothing_after_their_end(tmp_path):
     options = {name: value for name, value in CHAIN.items() if not name.startswith("env.")}
-    options |= {"env.episode_limit": 12, "replay.sampling": "uniform"}
-    run = train("native/foraging-5x5-2p-1f", algo="vdn", steps=320, seed=0, options=options, out=tmp_path / "run")
+    options |= {"env.episode_limit": 12}
+    run = train("native/foraging-5x5-2p-1f", algo="coma", steps=320, seed=0, options=options, out=tmp_path / "run")
     found = measure_temporal(run, episodes=30, fit_episodes=100)
     lengths = found.valid.sum(0)
     assert lengths.min() < lengths.max()
