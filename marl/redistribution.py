@@ -29,7 +29,7 @@ from .checkpoint import flatten, unflatten
 from .config import Config, RedistributionConfig
 from .data import Rollout, replace_extras
 from .errors import ConfigError
-from .memory import time_slots
+from .memory import human_bytes, machine_memory, time_slots
 from .optimisers import dump_optimiser, restore_optimiser
 from .presets import own_presets, preset_layers
 from .replay import Replay
@@ -256,9 +256,10 @@ def report(sums: dict[str, float]) -> dict[str, float | None]:
 
 
 def refuse_rounds(config: Config, spec: TeamSpec) -> None:
-    """ConfigError where episodes could not be whole: a split batch must hold whole ones, a uniform replay the longest."""
+    """ConfigError where episodes could not be whole (a split batch must hold whole ones, a uniform replay the longest) or not be kept."""
     replay, limit = config.replay, spec.episode_limit
     flag = f"--reward-redistribution {config.reward_redistribution}"
+    _refuse_store(config, spec, flag)
     if replay.sampling == "split":
         if limit is None:
             raise ConfigError(
@@ -277,6 +278,19 @@ def refuse_rounds(config: Config, spec: TeamSpec) -> None:
             f"{flag}: replay.capacity {replay.capacity} remembers {time_slots(replay)} steps of each copy: too few for an episode of up to "
             f"{limit} and the {replay.rollout_steps} of a round",
             remedy=f"--capacity {least} or more",
+        )
+
+
+def _refuse_store(config: Config, spec: TeamSpec, flag: str) -> None:
+    """ConfigError where the finished episodes would take more than a quarter of the memory (their states; images are large)."""
+    longest = spec.episode_limit or time_slots(config.replay)
+    bytes_per_episode, room = longest * 4 * (spec.state_dim + 2 * spec.num_agents), machine_memory() // 4
+    kept = config.redistribution.episodes
+    if kept * bytes_per_episode > room:
+        raise ConfigError(
+            f"{flag}: {kept:,} episodes of up to {longest:,} steps with states of {spec.state_dim:,} numbers would take "
+            f"{human_bytes(kept * bytes_per_episode)}, more than a quarter of the memory here",
+            remedy=f"--redistribution.episodes {max(room // bytes_per_episode, 1)}",
         )
 
 
@@ -299,7 +313,7 @@ def _whole_rounds(config: Config, limit: int) -> str:
 def _in_order(replay: Replay, name: str) -> Bool[Tensor, "time env"]:
     """A flag of all stored steps, the oldest first."""
     slots = (torch.arange(replay.count) + replay.position - replay.count) % replay.slots
-    return replay.floats[slots][..., replay.layout.column(name)] != 0
+    return replay.floats[..., replay.layout.column(name)][slots] != 0
 
 
 def _chunks(stretch: Stretch) -> list[Stretch]:

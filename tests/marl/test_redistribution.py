@@ -134,6 +134,25 @@ def test_in_a_uniform_replay_steps_count_once_their_episode_is_over_and_its_rewa
     assert ended == trainer.counters.episodes
 
 
+def test_in_a_split_batch_of_unequal_episodes_those_that_its_ends_cut_are_left_out():
+    config = spread_config(replay=ReplayConfig(rollout_steps=12, num_envs=64, minibatch_size=96))
+    trainer, cut = Trainer(config, Foraging(5, 5, 1, 1, episode_limit=12)), 0
+    for _ in range(4):
+        trainer.round()
+        held = stored(trainer)
+        done = held["terminated"] | held["truncated"]
+        found, _ = whole_episodes(held["episode_start"], done)
+        steps, valid = found.steps()
+        expected = torch.zeros_like(done)
+        expected[steps[valid], found.copy.expand_as(steps)[valid]] = True
+        assert torch.equal(held["valid"], expected)
+        learned, paid = (held[name].double()[steps, found.copy].masked_fill(~valid, 0.0).sum(0) for name in ("reward", "raw"))
+        torch.testing.assert_close(learned, paid, rtol=1e-5, atol=1e-5)
+        cut += int((~expected).sum())
+    assert 0 < cut < 2 * 4 * 768 / 3
+    assert trainer.metrics()["redistribution.waiting"] == pytest.approx(cut / (4 * 768))
+
+
 def test_before_anything_is_learned_a_return_is_spread_evenly():
     trainer = Trainer(spread_config(redistribution=RedistributionConfig(passes=0.01)), Spread(episode_limit=5))
     trainer.round()
@@ -352,6 +371,13 @@ def test_a_replay_too_small_for_an_episode_is_refused_before_or_when_it_shows():
         trainer.round()
     with pytest.raises(ConfigError, match="longer than the replay remembers"):
         trainer.round()
+
+
+def test_episodes_that_would_not_fit_the_memory_are_refused(monkeypatch):
+    monkeypatch.setattr("teamcredit.marl.redistribution.machine_memory", lambda: 4_000_000)
+    with pytest.raises(ConfigError, match="more than a quarter of the memory") as caught:
+        Trainer(spread_config(), Spread(episode_limit=5))
+    assert caught.value.remedy == f"--redistribution.episodes {1_000_000 // (5 * 4 * (54 + 6))}"
 
 
 def test_a_captured_loop_collects_in_python_and_says_why(monkeypatch):
