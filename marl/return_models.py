@@ -48,15 +48,29 @@ class ReturnModel(nn.Module):
         self.mean: Tensor
         self.scale: Tensor
         self.length: Tensor
-        for name in ("mean", "scale", "length"):
-            self.register_buffer(name, torch.ones((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("length", torch.zeros((), dtype=torch.float64))  # 0: nothing was told yet
 
+    @torch.no_grad()
     def set_units(self, returns: Float[Tensor, " episode"], lengths: Tensor) -> None:
-        """Mean and standard deviation of the returns, and the mean length, of the episodes that are learned from."""
+        """Mean and standard deviation of the returns, and the mean length, of the episodes that are learned from.
+
+        What was learned stays: the head is changed so that every prediction is what it was in raw reward (PopArt, arXiv:1602.07714).
+        """
+        before, unit = self._offset().clone() if self.length > 0 else None, self.scale.clone()
         self.mean.copy_(returns.mean())
-        deviation = returns.std(correction=0)
-        self.scale.copy_(deviation if deviation > 0 else torch.ones(()))
         self.length.copy_(lengths.to(torch.float64).mean())
+        deviation = returns.std(correction=0)
+        if deviation > 1e-6 * (1 + self.mean.abs()):  # else rounding would be taken for a difference
+            self.scale.copy_(deviation)
+        if before is not None:
+            self.head.weight.mul_(unit / self.scale)
+            self.head.bias.copy_((unit * self.head.bias + before - self._offset()) / self.scale)
+
+    @abstractmethod
+    def _offset(self) -> Float[Tensor, ""]:
+        """What a head of zeros predicts, raw reward units."""
 
     def features(self, state: Tensor, action: Tensor) -> Float[Tensor, "*batch hidden"]:
         """One step's state and joint action."""
@@ -97,8 +111,11 @@ class StepModel(ReturnModel):
         """r_hat less its constant part, in units of the scale."""
         return self.head(F.relu(self.second(self.features(state, action)))).squeeze(-1)
 
+    def _offset(self) -> Float[Tensor, ""]:
+        return self.mean / self.length
+
     def _raw(self, numbers: Tensor) -> Tensor:
-        return self.mean / self.length + self.scale * numbers.to(torch.float64)
+        return self._offset() + self.scale * numbers.to(torch.float64)
 
     def rewards(self, episodes: EpisodeBatch) -> Float[Tensor, "time episode"]:
         return torch.where(episodes.valid, self._raw(self._numbers(episodes.state, episodes.action)), 0.0)
@@ -111,7 +128,7 @@ class StepModel(ReturnModel):
 
     def losses(self, episodes: EpisodeBatch, *, subset: int, generator: torch.Generator) -> Float[Tensor, " episode"]:
         chosen = random_subset(episodes.valid, subset, generator=generator)
-        wanted = (episodes.returns - self.mean / self.length * lengths(episodes.valid)) / self.scale
+        wanted = (episodes.returns - self._offset() * lengths(episodes.valid)) / self.scale
         return decomposition_loss(self._numbers(episodes.state, episodes.action), wanted.to(torch.float32), chosen, episodes.valid)
 
 
@@ -126,8 +143,11 @@ class PrefixModel(ReturnModel):
         memories, _ = self.cell(self.features(episodes.state, episodes.action))
         return memories
 
+    def _offset(self) -> Float[Tensor, ""]:
+        return self.mean
+
     def _raw(self, memories: Tensor) -> Tensor:
-        return self.mean + self.scale * self.head(memories).squeeze(-1).to(torch.float64)
+        return self._offset() + self.scale * self.head(memories).squeeze(-1).to(torch.float64)
 
     def foreseen(self, episodes: EpisodeBatch) -> Float[Tensor, "time episode"]:
         """g_t, raw reward units; meaningless in the padding."""
@@ -148,7 +168,7 @@ class PrefixModel(ReturnModel):
         return rows
 
     def losses(self, episodes: EpisodeBatch, *, subset: int, generator: torch.Generator) -> Float[Tensor, " episode"]:
-        wanted = ((episodes.returns - self.mean) / self.scale).to(torch.float32)
+        wanted = ((episodes.returns - self._offset()) / self.scale).to(torch.float32)
         return prediction_loss(self.head(self._remember(episodes)).squeeze(-1), wanted, episodes.valid)
 
 

@@ -335,6 +335,21 @@ def test_a_prefix_is_judged_without_what_follows_it():
     assert not torch.equal(one[3:], two[3:])
 
 
+@pytest.mark.parametrize("kind", ["rrd", "rudder"])
+def test_new_units_change_no_prediction(kind):
+    state, action = episodes_of(50)
+    returns = (action[2, :, 0] == 1).double()
+    model = taught(kind, state, action, returns).model
+    episodes = batch(state, action, returns)
+    predict = model.foreseen if isinstance(model, PrefixModel) else model.rewards
+    with torch.no_grad():
+        before = predict(episodes)
+        model.set_units(7 * returns - 100, torch.full((50,), 4))
+        after = predict(episodes)
+    torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-3)
+    assert float(model.scale) == pytest.approx(7 * float(returns.std(correction=0)))
+
+
 def test_nothing_is_learned_while_all_returns_are_alike():
     learner = taught("rrd", *episodes_of(20), torch.full((20,), 3.0))
     assert not bool(learner.model.head.weight.any())
