@@ -27,7 +27,8 @@ from torch import Tensor
 
 EPISODES = 8
 ROUND = {
-    "replay.rollout_steps": 24, "replay.num_envs": 32, "replay.minibatch_size": 256, "compile": "off", "evaluation.every": 1_000_000,
+    "replay.rollout_steps": 24, "replay.num_envs": 32, "replay.minibatch_size": 64, "replay.epochs": 4,
+    "compile": "off", "evaluation.every": 1_000_000,
 }  # fmt: skip
 TASKS: dict[str, tuple[str, int, dict[str, object]]] = {
     "chain": ("native/delayed-chain", 20_000, {"preset": "pqn", **ROUND}),
@@ -35,7 +36,7 @@ TASKS: dict[str, tuple[str, int, dict[str, object]]] = {
     "key": ("native/key-and-door", 12_000, {"preset": "pqn", **ROUND}),
     "spread": (
         "native/spread", 64_000,
-        {"preset": "spread", "delay_reward": True, **ROUND, "replay.rollout_steps": 25, "replay.minibatch_size": 200},
+        {"preset": "spread", "delay_reward": True, **ROUND, "replay.rollout_steps": 25, "replay.minibatch_size": 200, "replay.epochs": 2},
     ),
 }  # fmt: skip
 METHODS = ("none", "rrd", "rudder")
