@@ -28,7 +28,7 @@ from .errors import ConfigError
 from .evaluate import CREDIT_SEEDS, copies_at_once, refuse_endless, seeds_from
 from .exploration import Explore
 from .policies import Team, override, team_action
-from .redistribution import ReturnLearner, Stored
+from .return_learner import ReturnLearner, Stored
 from .return_models import EpisodeBatch, Kind, ReturnModel, make_return_model
 from .run import Run, open_run
 from .trainer import make_learner
@@ -93,6 +93,7 @@ def measure_temporal(
     seed: int = 0,
     model: str | None = None,
     reference: str | None = None,
+    refit: bool = False,
     fit_episodes: int = FIT_EPISODES,
 ) -> TemporalCredit:
     """Redistributed rewards along `episodes` episodes of a run's team, and the model's claims about single actions.
@@ -103,6 +104,8 @@ def measure_temporal(
         seed: of the fit and its episodes.
         model: rrd or rudder; None: the run's own, or rudder where it has none. Another one than the run's own is fitted.
         reference: what an agent's action is replaced by, noop or random; None: noop where every agent has one.
+        refit: fit a model even where the run has one. A run's own model knows the late, nearly greedy episodes best, in which there is
+            little to tell actions apart by; a fitted one is nearer to the truth where that is known.
         fit_episodes: episodes with exploration that a model is fitted to, where one is.
     """
     run = open_run(run)
@@ -116,19 +119,20 @@ def measure_temporal(
     name = reference or ("noop" if spec.noop is not None and None not in spec.noop else "random")
     explore = make_learner(run.config, run.env).explore
     fresh = play_episodes(run.env, run.team, seeds_from(_FRESH_SEEDS + seed * _APART, FRESH_EPISODES), epsilon=EXPLORATION, explore=explore)
-    fitted = own == "none" or model not in (None, own)
+    kind = model or (own if own != "none" else "rudder")
+    fitted = refit or own == "none" or model not in (None, own)
     env_steps = int(fresh.episodes.valid.sum())
     if fitted:
         seeds = seeds_from(_FIT_SEEDS + seed * _APART, fit_episodes)
         seen = play_episodes(run.env, run.team, seeds, epsilon=EXPLORATION, explore=explore)
         env_steps += int(seen.episodes.valid.sum())
-        reader = fit(run, model or "rudder", seen.episodes, seed=seed)
+        reader = fit(run, kind, seen.episodes, seed=seed)
     else:
         reader = own_model(run)
     played = play_episodes(run.env, run.team, seeds_from(CREDIT_SEEDS, episodes))
     rewards, residual, agents = read(reader, played, reference_rows(name, spec, played))
     return TemporalCredit(
-        model=model or (own if own != "none" else "rudder"),
+        model=kind,
         fitted=fitted,
         explained_variance=explained_variance(reader, fresh.episodes),
         rewards=rewards,

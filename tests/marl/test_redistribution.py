@@ -15,7 +15,8 @@ from teamcredit.marl.checkpoint import list_checkpoints, read
 from teamcredit.marl.config import Config, LearnerConfig, NetworkConfig, RedistributionConfig, ReplayConfig
 from teamcredit.marl.errors import ConfigError, Interrupted
 from teamcredit.marl.folder import read_metrics
-from teamcredit.marl.redistribution import RAW, Redistribution, ReturnLearner, Stored, whole_episodes
+from teamcredit.marl.redistribution import RAW, Redistribution, whole_episodes
+from teamcredit.marl.return_learner import ReturnLearner, Stored
 from teamcredit.marl.return_models import EpisodeBatch, PrefixModel, make_return_model
 from teamcredit.marl.run import resume, train
 from teamcredit.marl.seeds import refuse_together

@@ -74,7 +74,9 @@ def test_a_run_that_redistributed_is_read_by_its_own_model(tmp_path):
         predicted = own_model(run).rewards(played.episodes)
     evenly = (played.episodes.returns - predicted.sum(0)) / 5
     torch.testing.assert_close(found.rewards, predicted + evenly)
-    assert measure_temporal(run, episodes=3, model="rudder", fit_episodes=50).fitted
+    other = measure_temporal(run, episodes=3, model="rudder", fit_episodes=50)
+    again = measure_temporal(run, episodes=3, refit=True, fit_episodes=50)
+    assert (other.model, other.fitted, again.model, again.fitted) == ("rudder", True, "rrd", True)
 
 
 def test_episodes_of_unequal_length_get_nothing_after_their_end(tmp_path):
