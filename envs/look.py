@@ -5,6 +5,7 @@ Native tasks, lbforaging and rware are drawn here. Any other ParallelEnv is aske
 gives such a frame, and `locate(state, row, agent)` that gives (x, y) or (x, y, radius) in its pixels, or None.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import UInt8
 from .base import TeamEnv
 from .coalition import CoalitionTask
 from .delayed_chain import DelayedChain
+from .delayed_reward import DelayedNative, DelayedTeam
 from .draw_board import draw_foraging, draw_lbf, draw_native_warehouse, draw_warehouse
 from .draw_credit import draw_delayed_chain, draw_key_and_door, draw_plate_and_door
 from .draw_grid import draw_predator_prey, draw_switch
@@ -46,6 +48,10 @@ def look(env: TeamEnv, state: Any, row: int = 0, *, now: Joint = None, last: Joi
     Raises:
         CannotRender: the environment gives no frame, or something that is none.
     """
+    if isinstance(env, DelayedNative):
+        return look(env.inner, replace(state, task=state.task.inner), row, now=now, last=last, size=size)
+    if isinstance(env, DelayedTeam):
+        return look(env.inner, state.inner, row, now=now, last=last, size=size)
     if isinstance(env, Spread):
         return draw_spread(state.task, row, now, size)
     if isinstance(env, Foraging):

@@ -59,6 +59,8 @@ def what_prevents_collecting(config: Config, env: TeamEnv) -> str | None:
     """What in a run's collecting a compiler cannot capture, in words."""
     if not isinstance(env, NativeEnv):
         return f"{env.spec.name} is stepped in Python"
+    if config.reward_redistribution != "none":
+        return "episodes are redistributed between collecting and learning, in Python"
     return "planted members are asked in Python" if config.members else None
 
 

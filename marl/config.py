@@ -238,6 +238,31 @@ class ReplayConfig:
 
 
 @dataclass(frozen=True)
+class RedistributionConfig:
+    """The model behind reward_redistribution; it learns from finished episodes and is never asked for an action."""
+
+    hidden: int = 64
+    """Width of its layers."""
+    lr: float = 1e-3
+    """Its learning rate (Adam)."""
+    subset: int = 16
+    """rrd: steps of an episode, drawn at random, that stand for all of it in one update (K); shorter episodes enter whole."""
+    passes: float = 8.0
+    """Times each finished episode is learned from, on average."""
+    minibatch_size: int = 64
+    """Episodes in one update."""
+    episodes: int = 1_000
+    """Newest finished episodes that updates draw from."""
+
+    def __post_init__(self):
+        for name in ("hidden", "subset", "minibatch_size", "episodes"):
+            _at_least(f"redistribution.{name}", getattr(self, name), 1)
+        for name in ("lr", "passes"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"redistribution.{name} {getattr(self, name)} must be above 0")
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation without exploration on seeds of its own, one episode per seed."""
 
@@ -291,6 +316,10 @@ class Config:
     """Truncate episodes after this many env steps (for tasks that report their own limit as a termination)."""
     members: tuple[str, ...] = ()
     """Planted members, NAME=POLICY (noop, random, a scripted policy of the task, or half- before one): they act so and do not learn."""
+    delay_reward: bool = False
+    """Pay the whole episode's team reward with its last step (a delayed-reward version of any task)."""
+    reward_redistribution: Literal["none", "rrd", "rudder"] = "none"
+    """Learn from each episode's return as a learned model spreads it over the steps; they add up to the return exactly."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Capture the loop as compiled graphs (of Python environments the learning alone); needs g++ or clang++; auto: in runs long enough."""
     workers: int = 0
@@ -304,6 +333,7 @@ class Config:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    redistribution: RedistributionConfig = field(default_factory=RedistributionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
@@ -348,6 +378,11 @@ class Config:
         return replace(self.critic, kind=auto) if self.critic.kind == "auto" else self.critic
 
     def _check_credit(self) -> None:
+        if self.agent_reward != "team" and self.reward_redistribution != "none":
+            raise ValueError(
+                f"agent_reward {self.agent_reward} and reward_redistribution {self.reward_redistribution} exclude each other: one pays each "
+                "agent by copies of the step, the other spreads the team's return over the steps; set one of them"
+            )
         if self.agent_reward != "team" and self.algo != "iql":
             what = "a critic of the team's reward" if self.algo == "coma" else "one value of the whole team"
             raise ValueError(f"agent_reward {self.agent_reward} pays every agent for itself, but {self.algo} learns {what}: use --algo iql")

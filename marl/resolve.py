@@ -116,9 +116,9 @@ def canonical_key(raw: str, known: Mapping[str, Any], source: str) -> str:
 
 
 def owners_of(name: str, known: Iterable[str]) -> list[str]:
-    """The dotted keys a bare name may stand for; the critic's are meant only where nothing else has the name."""
+    """The dotted keys a bare name may stand for; the critic's and the redistribution's are meant only where nothing else has the name."""
     owners = [key for key in known if key.rpartition(".")[2] == name]
-    return [key for key in owners if not key.startswith("critic.")] or owners
+    return [key for key in owners if not key.startswith(("critic.", "redistribution."))] or owners
 
 
 def flatten_mapping(layer: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..envs.base import TeamEnv
+from ..envs.delayed_reward import delay_reward
 from ..envs.randomness import Clock
 from ..envs.registry import make
 from ..envs.registry import resolve as resolve_task
@@ -73,7 +74,8 @@ class Run:
 def make_env(config: Config) -> TeamEnv:
     """The task a configuration names, with its options."""
     options = {name: value for name, value in (("team_reward", config.team_reward), ("time_limit", config.time_limit)) if value is not None}
-    return make(config.task, workers=config.workers, **options, **config.env)
+    env = make(config.task, workers=config.workers, **options, **config.env)
+    return delay_reward(env) if config.delay_reward else env
 
 
 def configure(

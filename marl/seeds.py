@@ -39,6 +39,8 @@ def refuse_together(config: Config, env: TeamEnv) -> None:
         obstacle = f"{env.spec.name} is stepped in Python, one copy at a time: only native tasks (marl envs list) step all seeds at once"
     elif config.algo == "coma" or config.own_critic.kind != "none":
         obstacle = "a counterfactual critic draws its actions from a generator of one seed"
+    elif config.reward_redistribution != "none":
+        obstacle = "each seed's model of the return learns by itself"
     elif image_shape(config.network, env.spec) is not None:
         obstacle = "the image encoder's convolutions are not stacked"
     if obstacle is not None:

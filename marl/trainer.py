@@ -30,6 +30,7 @@ from .memory import example_rollout
 from .optimisers import dump_optimiser, make_optimiser, restore_optimiser
 from .policies import Scripted, Team, parse_members
 from .probes import make_probes
+from .redistribution import redistribution_of, report, with_raw_reward
 from .replay import Replay, refuse_oversize
 from .rollout import Carry, begin
 from .rollout_async import collector
@@ -131,9 +132,11 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(mix_seed(config.seed, 2))
         self.fresh_actions = torch.Generator().manual_seed(mix_seed(config.seed, 4))
         self.carry: Carry = begin(env, self.team, copy_seeds(mix_seed(config.seed, 3), config.replay.num_envs))
-        self.replay: Replay = replay or Replay(
-            config.replay, example_rollout(env.spec), state_is_obs=env.spec.state_is_obs, announce=announce
-        )
+        self.redistribution = redistribution_of(config, env.spec)
+        example = example_rollout(env.spec)
+        if self.redistribution is not None:
+            example = with_raw_reward(example)
+        self.replay: Replay = replay or Replay(config.replay, example, state_is_obs=env.spec.state_is_obs, announce=announce)
         self.announce = announce or (lambda text: None)
         self.choice = decide(config, env)
         if self.choice.reason == NO_COMPILER:
@@ -158,7 +161,7 @@ class Trainer:
         engine = self._captured()
         if engine is not None and engine.collects:
             self.carry = engine.collect(self.carry, epsilon=self.epsilon, version=self.counters.iterations)
-            self._collected()
+            self._collected(newest_rewards(self.config, self.replay))
         else:
             self._collect()
         if engine is not None:
@@ -172,15 +175,21 @@ class Trainer:
             self.env, self.carry, self.team, epsilon=self.epsilon, steps=self.config.replay.rollout_steps,
             policy_version=self.counters.iterations, explore=self.learner.explore,
         )  # fmt: skip
-        self.replay.add(rollout)
-        self._collected()
+        if self.redistribution is None:
+            self.replay.add(rollout)
+            rewards = newest_rewards(self.config, self.replay)
+        else:
+            self.replay.add(self.redistribution.enter(rollout))
+            rewards, sums = self.redistribution.settle(self.replay)
+            self.sums.add(**sums)
+        self._collected(rewards)
         self.counters.episodes += len(ended.returns)
         self.sums.add(episodes=len(ended.returns), returns=float(ended.returns.sum()), lengths=float(ended.lengths.sum()))
 
-    def _collected(self) -> None:
-        """Count a fresh batch, which lies in the replay."""
-        if self.config.learner.standardise_rewards:
-            self.reward_scale.update(newest_rewards(self.config, self.replay))
+    def _collected(self, reward: Tensor) -> None:
+        """Count a fresh batch; `reward`: the rewards that are new to learning."""
+        if self.config.learner.standardise_rewards and reward.numel():
+            self.reward_scale.update(reward)
         self.counters.env_steps += self.config.replay.batch
         self.counters.rounds += 1
 
@@ -256,7 +265,7 @@ class Trainer:
         """Iterations to make after this round so that the replay ratio holds (sampling uniform)."""
         replay = self.config.replay
         assert isinstance(replay.minibatch_size, int)
-        if self.counters.env_steps < replay.learning_starts:
+        if self.counters.env_steps < replay.learning_starts or not (self.redistribution is None or self.redistribution.knows_rewards):
             return 0
         self.counters.owed += replay.replay_ratio * replay.batch / replay.minibatch_size
         if not self.replay.can_sample():
@@ -317,6 +326,8 @@ class Trainer:
         }
         for part in self.learner.parts:
             line |= self._learning(part)
+        if self.redistribution is not None:
+            line |= report(sums.values)
         self.sums = Sums()
         return self.learner.report(line)
 
@@ -354,6 +365,9 @@ class Trainer:
             "env": env_state.meta, "replay": ring, "engine": asdict(self.choice),
             "optimiser": {part: meta for part, (_, meta) in optimisers.items()}, "agents": list(self.env.spec.agents),
         }  # fmt: skip
+        if self.redistribution is not None:
+            learned, episodes, meta["redistribution"] = self.redistribution.dump()
+            training, stored = training | learned, stored | episodes
         return Content(meta=meta, groups={"networks": self.networks.state_dict(), "training": training, "replay": stored})
 
     def restore(self, content: Content) -> None:
@@ -370,6 +384,8 @@ class Trainer:
         self.generator.set_state(training["generator"])
         self.fresh_actions.set_state(training["fresh_actions"])
         self.replay.restore(content.groups["replay"], meta["replay"])
+        if self.redistribution is not None:
+            self.redistribution.restore(training, content.groups["replay"], meta["redistribution"])
         self.carry = Carry(
             state=load_env(self.env, Saved(unflatten(training, "env"), meta["env"])),
             view=View(**unflatten(training, "view")),
