@@ -78,7 +78,8 @@ def credit(
         Played: shapley: an agent's average contribution over all orders of joining; difference: what is lost without it alone; banzhaf:
         its contribution averaged over all sets of teammates; interactions: of every pair; switch-off: of every step and agent.
         Learned: critic: single decisions by the run's own critic (coma, or trained with --critic.kind mlp), and whether that critic is to
-        be believed; mixer, mixer-ig: the same by the run's own mixer (vdn, qmix); inputs: which inputs an agent's decisions hang on.
+        be believed; mixer, mixer-ig: the same by the run's own mixer (vdn, qmix); temporal: which steps earned a
+        delayed reward, by a model of returns; inputs: which inputs an agent's decisions hang on.
     reference
         What an absent agent does: noop, random, average, peer:AGENT, RUN@ENV_STEPS (@ENV_STEPS: of this run). Default: noop where every
         agent can do nothing, else random.

@@ -19,7 +19,7 @@ _BOOLEAN_WORDS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 RUN = Group("Run", sort_key=1)
 OUTPUT = Group("Output", sort_key=99)
 
-Method = Literal["shapley", "difference", "banzhaf", "critic", "mixer", "mixer-ig", "interactions", "switch-off", "inputs"]
+Method = Literal["shapley", "difference", "banzhaf", "critic", "mixer", "mixer-ig", "interactions", "switch-off", "temporal", "inputs"]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ class ReadoutOptions:
     """switch-off: keep every N-th step."""
     rollouts: Annotated[int, Parameter(metavar="N")] = 64
     """switch-off: continuations played of every kept step and set of agents."""
+    return_model: Annotated[str | None, Parameter(metavar="rrd|rudder")] = None
+    """temporal: the model of returns; default: the run's own, else rudder, fitted to fresh episodes."""
+    refit: bool = False
+    """temporal: fit a model to fresh episodes even where the run has one."""
     agent: str | None = None
     """inputs: this agent alone."""
     action: str | None = None
@@ -105,6 +109,23 @@ def _switch_off_text(document: Mapping[str, Any]) -> str:
     return switch_off_text(document)
 
 
+def _temporal(run: "Run", asked: Asked) -> dict[str, Any]:
+    from .cli_temporal import temporal_document
+    from .temporal_reading import measure_temporal
+
+    options, episodes = asked.options, asked.episodes or READOUTS["temporal"].episodes
+    found = measure_temporal(
+        run, episodes=episodes, seed=asked.seed, reference=asked.reference, model=options.return_model, refit=options.refit
+    )
+    return temporal_document(run, found)
+
+
+def _temporal_text(document: Mapping[str, Any]) -> str:
+    from .cli_temporal import temporal_text
+
+    return temporal_text(document)
+
+
 def _inputs(run: "Run", asked: Asked) -> dict[str, Any]:
     from .attribution import measure_inputs
     from .cli_inputs import inputs_document
@@ -123,6 +144,7 @@ def _inputs_text(document: Mapping[str, Any]) -> str:
 READOUTS: dict[str, Readout] = {
     "interactions": Readout(64, _interactions, _interactions_text),
     "switch-off": Readout(4, _switch_off, _switch_off_text),
+    "temporal": Readout(16, _temporal, _temporal_text),
     "inputs": Readout(16, _inputs, _inputs_text, per_reference=False),
 }
 """Method -> readout."""

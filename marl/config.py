@@ -380,8 +380,8 @@ class Config:
     def _check_credit(self) -> None:
         if self.agent_reward != "team" and self.reward_redistribution != "none":
             raise ValueError(
-                f"agent_reward {self.agent_reward} and reward_redistribution {self.reward_redistribution} exclude each other: one pays each "
-                "agent by copies of the step, the other spreads the team's return over the steps; set one of them"
+                f"agent_reward {self.agent_reward} and reward_redistribution {self.reward_redistribution} exclude each other: one pays "
+                "each agent by copies of the step, the other spreads the team's return over the steps; set one of them"
             )
         if self.agent_reward != "team" and self.algo != "iql":
             what = "a critic of the team's reward" if self.algo == "coma" else "one value of the whole team"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..envs.base import TeamEnv
 from ..envs.native import NativeEnv
+from .agent_reward import newest_rewards
 from .capture import COMPILED, EAGER, Choice
 from .config import Config
 from .encoders import image_shape
@@ -63,7 +64,7 @@ class SeedTrainer(Trainer):
     def collected(self, position: int, count: int) -> None:
         """A batch was written into the ring behind this seed's back."""
         self.replay.position, self.replay.count = position, count
-        self._collected()
+        self._collected(newest_rewards(self.config, self.replay))
 
     def minibatches(self) -> list[Windows]:
         """The windows of the iterations due after this round, one epoch of them with sampling split."""

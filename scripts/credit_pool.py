@@ -24,8 +24,8 @@ from teamcredit.credit.base import coalition_masks
 from teamcredit.credit.intervals import t_interval
 from teamcredit.marl.cli_output import number
 from teamcredit.marl.evaluate import play, seeds_from
-from teamcredit.marl.inspection import reference_policy
 from teamcredit.marl.policies import Override, Team, parse_members
+from teamcredit.marl.references import reference_policy
 from teamcredit.marl.run import train
 from teamcredit.marl.trainer import scripted_policies
 
