@@ -17,6 +17,7 @@ import torch
 from teamcredit.credit.intervals import t_quantile
 from teamcredit.marl.errors import ConfigError
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, play, seeds_from
+from teamcredit.marl.presets import own_preset
 from teamcredit.marl.run import configure, make_env
 from teamcredit.marl.seeds import Together
 
@@ -24,6 +25,9 @@ KINDS = ("team", "difference", "shapley")
 TASKS: dict[str, dict[str, Any]] = {
     "native/foraging-5x5-3p-2f": {
         "steps": 60_000, "network.hidden": 64, "network.layers": 2, "exploration.fraction": 0.5, "replay.minibatch_size": 512,
+    },
+    "native/foraging-8x8-3p-3f": {
+        "steps": 150_000, "network.hidden": 64, "network.layers": 2, "exploration.fraction": 0.5, "replay.minibatch_size": 512,
     },
     "native/coalition-harmful": {"steps": 4_096},
     "native/coalition-airport-6": {"steps": 4_096},
@@ -38,7 +42,7 @@ def train(task: str, kind: str, setting: str, seeds: int, episodes: int) -> dict
     """Mean greedy return of each seed, and what training took."""
     options = {"task": task, "agent_reward": kind, **COMMON, **TASKS[task], **SETTINGS[setting]}
     row: dict[str, Any] = {"task": task, "paid": kind, "setting": setting}
-    config = configure(options=options, environ={}).config
+    config = configure(preset=own_preset(task), options=options, environ={}).config
     env = make_env(config)
     began = time.process_time()
     try:
