@@ -27,7 +27,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "steps": 60_000, "network.hidden": 64, "network.layers": 2, "exploration.fraction": 0.5, "replay.minibatch_size": 512,
     },
     "native/foraging-8x8-3p-3f": {
-        "steps": 150_000, "network.hidden": 64, "network.layers": 2, "exploration.fraction": 0.5, "replay.minibatch_size": 512,
+        "steps": 100_000, "network.hidden": 64, "network.layers": 2, "exploration.fraction": 0.5, "replay.minibatch_size": 512,
     },
     "native/coalition-harmful": {"steps": 4_096},
     "native/coalition-airport-6": {"steps": 4_096},
