@@ -48,20 +48,17 @@ class AgentReward:
     weights: Float[Tensor, "agent coalition_and_all"]
     """Credit per reward of each of those coalitions, and last of everybody."""
 
-    def __call__(
-        self,
-        env: TeamEnv,
-        state: Any,
-        view: View,
-        action: Int[Tensor, "env agent"],
-        reward: Float[Tensor, " env"],
-        clock: Clock,
-    ) -> Float[Tensor, "env agent"]:
-        """Each agent's pay for `action`, taken in `state` (before the step), which brought `reward`."""
+    def others(
+        self, env: TeamEnv, state: Any, view: View, action: Int[Tensor, "env agent"], clock: Clock
+    ) -> Float[Tensor, "coalition env"]:
+        """The team reward of each coalition's joint action in copies of `state`, to be asked *before* `action` is played in it."""
         absent, _ = reference_action(self.noop, view.available, uniform(split(clock.key(COUNTERFACTUAL), action.shape[1])))
         joint = torch.where(self.coalitions.unsqueeze(1), action, absent)
-        values = immediate_rewards(env, state, joint)
-        values = torch.cat([values, reward.unsqueeze(0)]).to(torch.float64)
+        return immediate_rewards(env, state, joint)
+
+    def split(self, others: Float[Tensor, "coalition env"], reward: Float[Tensor, " env"]) -> Float[Tensor, "env agent"]:
+        """Each agent's pay, once the joint action has brought `reward`."""
+        values = torch.cat([others, reward.unsqueeze(0)]).to(torch.float64)
         return torch.einsum("ac,ce->ea", self.weights, values).to(torch.float32)
 
 
@@ -79,10 +76,10 @@ def make_agent_reward(config: Config, env: TeamEnv) -> AgentReward | None:
     kind, spec = config.agent_reward, env.spec
     if kind == "team":
         return None
-    if isinstance(env, PettingZooTeam):
+    if isinstance(env, PettingZooTeam) and not env.copy_check.exact:
         raise ConfigError(
-            f"--agent-reward {kind} steps copies of every state, and a copy of {spec.name} is made by replaying its episode in Python",
-            remedy="take a native task (marl envs list), or leave --agent-reward out",
+            f"--agent-reward {kind} steps copies of every state, and {spec.name} is not copied exactly: {env.copy_check.reason}",
+            remedy="take a task that is copied exactly (docs/forks.md; without --workers), or leave --agent-reward out",
         )
     if kind == "shapley" and spec.num_agents > MOST_AGENTS:
         raise ConfigError(
@@ -97,18 +94,20 @@ def make_agent_reward(config: Config, env: TeamEnv) -> AgentReward | None:
 
 def _refuse_if_nothing_is_paid(env: TeamEnv, pay: AgentReward) -> None:
     """ConfigError for a task like spread, whose forces move agents a step later: rewards come, but no action decides about its own."""
-    state, view = env.reset(copy_seeds(0, _LOOK_COPIES))
-    clock, rewarded = Clock.start(copy_seeds(0, _LOOK_COPIES)), False
-    for _ in range(_LOOK_STEPS):
+    copies, steps = (_LOOK_COPIES, _LOOK_STEPS) if isinstance(env, NativeEnv) else (2, 8 * _LOOK_STEPS)  # few live environments, for longer
+    state, view = env.reset(copy_seeds(0, copies))
+    clock, rewarded = Clock.start(copy_seeds(0, copies)), False
+    for _ in range(steps):
         action = uniform_policy(view.available, clock.key(EXPLORE))
+        others = pay.others(env, state, view, action, clock)
         after, step, next_view = env.step(state, action)
-        if float(pay(env, state, view, action, step.reward, clock).abs().max()) > _ROUNDING:
+        if float(pay.split(others, step.reward).abs().max()) > _ROUNDING:
             return
         rewarded = rewarded or bool(step.reward.any())
         state, view, clock = after, next_view, clock.tick(step.terminated | step.truncated)
     if rewarded:
         raise ConfigError(
-            f"--agent-reward: in {_LOOK_COPIES * _LOOK_STEPS} random env steps of {env.spec.name} no agent's action changed the team "
+            f"--agent-reward: in {copies * steps} random env steps of {env.spec.name} no agent's action changed the team "
             "reward of its own step, so agents would be paid nothing: only immediate effects are paid",
             remedy="leave --agent-reward out",
         )

@@ -94,10 +94,11 @@ def advance(
     if team.probes is not None:
         action, behaviour = team.probes.act(q, action, behaviour, view, clock)
     action = override(action, team.members, view, clock)
+    others = None if team.pay is None else team.pay.others(env, carry.state, view, action, clock)
     state, step, next_view = env.step(carry.state, action)
     done = step.terminated | step.truncated
     agent_reward = step.reward.unsqueeze(-1).expand(-1, num_agents) if step.agent_reward is None else step.agent_reward
-    paid = agent_reward if team.pay is None else team.pay(env, carry.state, view, action, step.reward, clock)
+    paid = agent_reward if team.pay is None or others is None else team.pay.split(others, step.reward)
     row = {
         "obs": view.obs, "state": view.state, "available": view.available, "alive": view.alive & learns, "action": action,
         "behaviour": behaviour.to(torch.float32).masked_fill(~learns, 1.0), "reward": step.reward.to(torch.float32),

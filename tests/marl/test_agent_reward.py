@@ -7,7 +7,6 @@ import pytest
 import torch
 from teamcredit.credit import all_coalitions, shapley_from_values
 from teamcredit.envs.native import name_tensors
-from teamcredit.envs.parallel_api import to_parallel_env
 from teamcredit.envs.randomness import COUNTERFACTUAL, copy_seeds, split, uniform
 from teamcredit.envs.registry import make
 from teamcredit.envs.tracing import tracing
@@ -54,7 +53,8 @@ def paid_for_joining(kind: Kind, name: str) -> list[float]:
     state, view = env.reset(torch.arange(2))
     everybody = torch.ones(2, env.spec.num_agents, dtype=torch.int64)
     reward = env.step(state, everybody)[1].reward
-    credit = reward_of(kind, env)(env, state, view, everybody, reward, state.clock)
+    pay = reward_of(kind, env)
+    credit = pay.split(pay.others(env, state, view, everybody, state.clock), reward)
     assert torch.equal(credit[0], credit[1])
     return credit[0].tolist()
 
@@ -107,8 +107,8 @@ def test_shapley_pay_adds_up_and_difference_pay_is_leave_one_out_with_the_same_r
     for _ in range(12):
         before = carry
         carry, row, _ = advance(env, carry, team(env), epsilon=1.0)
-        given = env, before.state, before.view, row["action"], row["reward"], before.clock
-        paid = {kind: pay(*given) for kind, pay in pays.items()}
+        given = env, before.state, before.view, row["action"], before.clock
+        paid = {kind: pay.split(pay.others(*given), row["reward"]) for kind, pay in pays.items()}
         numbers = uniform(split(before.clock.key(COUNTERFACTUAL), n))
         absent, _ = reference_action(noop_actions(env.spec), before.view.available, numbers)
         joint = torch.where(all_coalitions(n).unsqueeze(1), row["action"], absent)
@@ -232,11 +232,23 @@ def test_a_task_in_which_no_action_changes_the_reward_of_its_own_step_is_refused
         reward_of(kind, make("native/spread"))
 
 
-def test_python_environments_and_large_teams_are_refused():
+@every_kind
+def test_a_live_environment_is_paid_from_exact_copies_and_goes_on_undisturbed(kind):
+    """The package's foraging: who does nothing is paid nothing, somebody is paid, and the episode is that without pay."""
+    env = make("lbf/5x5-2p-1f", time_limit=12)
+    plain, paid = (played(env, team(env, pay), copies=2, steps=60) for pay in (None, kind))
+    for name in ("obs", "action", "reward", "terminated", "truncated"):
+        assert torch.equal(getattr(plain, name), getattr(paid, name)), name
+    idle = paid.action == 0
+    assert paid.agent_reward[idle].abs().max() < 1e-6
+    assert paid.agent_reward.abs().max() > 0.1
+
+
+def test_uncopyable_environments_and_large_teams_are_refused():
     env = make("native/coalition-airport-7")
     with pytest.raises(ConfigError, match=r"needs 2\^7 copies of every state for 7 agents; at most 6"):
         reward_of("shapley", env)
     assert len(reward_of("difference", env).coalitions) == 7
-    wrapped = make(lambda: to_parallel_env(make("native/spread")))
-    with pytest.raises(ConfigError, match="made by replaying its episode in Python"):
-        reward_of("difference", wrapped)
+    working = make("lbf/5x5-2p-1f", workers=1)
+    with pytest.raises(ConfigError, match="is not copied exactly: its environments live in worker processes"):
+        reward_of("difference", working)
