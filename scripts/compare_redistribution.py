@@ -72,13 +72,13 @@ def interval(values: list[float]) -> str:
     return f"{float(real.mean()):.3f} [{float(real.mean()) - half:.3f}, {float(real.mean()) + half:.3f}] ({len(real)})"
 
 
-def compare(name: str, seeds: int, root: Path, steps: int | None, options: dict[str, object]) -> None:
+def compare(name: str, methods: list[str], seeds: int, root: Path, steps: int | None, options: dict[str, object]) -> None:
     task, default_steps, own = TASKS[name]
     chosen = {**own, **options}
     preset, algo = str(chosen.pop("preset")), str(chosen.pop("algo", "vdn"))
     steps = steps or default_steps
     print(f"{name}: {task}, {algo}, {steps:,} env steps, {seeds} seeds, preset {preset}, {json.dumps(chosen)}", flush=True)
-    for method in METHODS:
+    for method in methods:
         returns, own_agreement, fitted, seconds = [], [], {"rrd": [], "rudder": []}, 0.0
         for seed in range(seeds):
             began = time.monotonic()
@@ -112,12 +112,13 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--options", type=json.loads, default={}, help='JSON of dotted keys, such as {"redistribution.subset": 4}')
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         for name in chosen.tasks:
-            compare(name, chosen.seeds, Path(folder), chosen.steps, chosen.options)
+            compare(name, chosen.methods, chosen.seeds, Path(folder), chosen.steps, chosen.options)
 
 
 if __name__ == "__main__":
