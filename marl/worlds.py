@@ -115,16 +115,20 @@ def identical_to_reference(
             for agent, did in zip(spec.agents, effort, strict=True)]  # fmt: skip
     found = torch.tensor(same)
     for which, policy in enumerate(policies):
-        found[:, which] |= _own_network(team, spec, policy)
+        found[:, which] |= _acts_alike(team, spec, policy)
     return found
 
 
-def _own_network(team: Team, spec: TeamSpec, policy: Policy) -> Bool[Tensor, " agent"]:
-    """The agents for which the policy is the network that they follow themselves."""
+def _acts_alike(team: Team, spec: TeamSpec, policy: Policy) -> Bool[Tensor, " agent"]:
+    """The agents that the policy has do what they do themselves: by the same network, or planted with the same policy."""
     learns = team.learns(spec.num_agents)
-    if not isinstance(policy, StandIn) or policy.team.sampled != team.sampled:
+    if not isinstance(policy, StandIn):
         return torch.zeros_like(learns)
     mine, theirs = (one.utility.state_dict() for one in (team, policy.team))
-    if mine.keys() != theirs.keys() or not all(torch.equal(mine[name], theirs[name]) for name in mine):
-        return torch.zeros_like(learns)
-    return learns & (torch.arange(len(learns)) == policy.peer) if policy.peer is not None else learns & policy.team.learns(len(learns))
+    same = policy.team.sampled == team.sampled and mine.keys() == theirs.keys()
+    same = same and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    if policy.peer is not None:
+        return learns & same & (torch.arange(len(learns)) == policy.peer)
+    there = policy.team.planted
+    planted = torch.tensor([name in there and there[name] == team.planted.get(name) for name in spec.agents])
+    return planted | (learns & same & policy.team.learns(len(learns)))
