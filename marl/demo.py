@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cli_findings import credit_text, estimate_document, evaluation_document, evaluation_text, keep, lazy_document, lazy_text
+from .cli_findings import credit_text, estimate_document, evaluation_document, evaluation_text, keep
+from .cli_lazy import lazy_document, lazy_text
 from .cli_output import Screen
 from .cli_train import watch
 
@@ -30,7 +31,8 @@ def demonstrate(screen: Screen, options: dict[str, str], out: Path | None) -> di
 def inspect(screen: Screen, run: "Run") -> dict[str, Any]:
     """Evaluate, read credit, judge; printed and stored on the way."""
     from .evaluate import evaluate
-    from .inspection import find_lazy, measure_credit
+    from .inspection import measure_credit
+    from .laziness import find_lazy
 
     evaluation = evaluation_document(run, evaluate(run))
     screen.result(f"\n{evaluation_text(evaluation)}\n")

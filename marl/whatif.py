@@ -25,7 +25,7 @@ from ..envs.pettingzoo import PettingZooTeam
 from .errors import ConfigError, suggest
 from .evaluate import CREDIT_SEEDS
 from .policies import Team, agent_index
-from .worlds import Held, Standing, Tally, Tick, Watch, World, pairs, start, ticks
+from .two_worlds import Held, Standing, Tally, Tick, Watch, World, pairs, start, ticks
 
 if TYPE_CHECKING:
     from .run import Run

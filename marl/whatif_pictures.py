@@ -18,7 +18,7 @@ from .errors import BlankFrame, ConfigError
 from .film import Reel, check_path, write_film, write_picture
 from .overlay import Cast, Moment, compose, same_size
 from .play import LONGEST_FILM, cast_of, picture_env, refuse_blank, without_display
-from .worlds import Tick, Watch
+from .two_worlds import Tick, Watch
 
 if TYPE_CHECKING:
     from .run import Run
