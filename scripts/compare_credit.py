@@ -28,7 +28,8 @@ from teamcredit.credit.scores import spearman
 from teamcredit.marl.critic_credit import CriticCredit, episode_means
 from teamcredit.marl.critic_episodes import record, valued_team
 from teamcredit.marl.evaluate import CREDIT_SEEDS, play, seeds_from
-from teamcredit.marl.inspection import episode_game, measure_credit, measure_effort
+from teamcredit.marl.inspection import episode_game, measure_credit
+from teamcredit.marl.laziness import measure_effort
 from teamcredit.marl.mixer_reading import How, measure_mixer_credit
 from teamcredit.marl.run import Run, load, resume, train
 
