@@ -2,19 +2,20 @@
 
     kappa_i ~ argmax_kappa J(kappa_i, pi_-i)
 
-An independent Q-learner (iql) with the task's own preset. The teammates follow the team's frozen policies, planted members theirs, so the
+An independent Q-learner (iql) that learns from replay. The teammates follow the team's frozen policies, planted members theirs, so the
 learner faces a task that does not change. Short training finds a lower bound: a response that is no better excludes little.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from ..envs.base import TeamEnv
-from .config import Config
+from .config import Config, CriticConfig, EvaluationConfig, ExplorationConfig, LearnerConfig, ReplayConfig
 from .errors import ConfigError
 from .policies import Override, Policy, StandIn, Team
-from .run import Run, configure
+from .run import Run
 from .trainer import Trainer
 
 
@@ -33,7 +34,7 @@ def train_best_response(
         run: a run, or a task and its team.
         agent: which one learns.
         steps: env steps of training.
-        config: how it learns; default: iql with the preset that the task brings.
+        config: how it learns; default: `response_config`.
         seed: of the training.
         announce: takes a line for people.
 
@@ -42,9 +43,8 @@ def train_best_response(
     """
     env, team = (run.env, run.team) if isinstance(run, Run) else run
     refuse_memory(team)
-    settings = (response_config(run, steps, seed) if isinstance(run, Run) else None) if config is None else config
-    if settings is None:
-        settings = Config(task=env.spec.name, algo="iql", steps=steps, seed=seed, compile="off")
+    mine = run.config if isinstance(run, Run) else None
+    settings = response_config(env.spec.name, steps, seed, mine) if config is None else config
     others = Override(StandIn(team), torch.arange(env.spec.num_agents) != agent)
     trainer = Trainer(settings, env, members=(others,))
     if announce is not None:
@@ -63,10 +63,25 @@ def refuse_memory(team: Team) -> None:
         )
 
 
-def response_config(run: Run, steps: int, seed: int) -> Config:
-    """The run's task, with its options, learned by iql."""
-    mine = run.config
-    options = {"task": mine.task, "algo": "iql", "steps": steps, "seed": seed, "compile": "off"}
-    options |= {f"env.{name}": value for name, value in mine.env.items()}
-    options |= {name: value for name, value in (("team_reward", mine.team_reward), ("time_limit", mine.time_limit)) if value is not None}
-    return configure(options=options, environ={}).config
+def response_config(task: str, steps: int, seed: int, run: Config | None = None) -> Config:
+    """iql from replay, sparing with env steps: settings for some thousand of them, whatever the task.
+
+    Of the run's own configuration remain the task's options, the network's width and the discount.
+    """
+    base = Config(task=task) if run is None else run
+    return replace(
+        base,
+        algo="iql",
+        steps=steps,
+        seed=seed,
+        members=(),
+        compile="off",
+        network=replace(base.network, kind="mlp"),
+        critic=CriticConfig(kind="none"),
+        learner=LearnerConfig(gamma=base.learner.gamma, td_lambda=0.8, target="soft", target_tau=0.01, lr=1e-3, standardise_rewards=True),
+        exploration=ExplorationConfig(start=1.0, end=0.05, fraction=0.5),
+        replay=ReplayConfig(
+            sampling="uniform", rollout_steps=16, num_envs=8, minibatch_size=256, window=8, replay_ratio=8.0, capacity=50_000
+        ),
+        evaluation=EvaluationConfig(),
+    )

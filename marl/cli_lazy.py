@@ -119,6 +119,11 @@ def lazy_text(run: "Run", document: Mapping[str, Any]) -> str:
     ]
     if any(effect["identical"] for entry in document["agents"].values() for effect in entry["references"].values()):
         notes.append("=: the agent's policy acts just as this reference does")
+    if any(entry["headroom"] is not None for entry in document["agents"].values()):
+        notes.append(
+            f"headroom: what the team gains by the best policy tried in its place, shown or excluded against the largest margin; "
+            f"tried: {', '.join(document['candidates'])}"
+        )
     if not document["paired"]:
         notes.append("warning: episodes are not paired, since the same seed does not give the same episode in this task")
     if lazy_names(document) and not document["candidates"]:

@@ -59,6 +59,7 @@ def test_the_text_has_a_row_and_a_sentence_per_agent(cli, plate):
     row = next(line for line in out.splitlines() if line.startswith("dummy "))
     assert "+0 excluded (random)" in row
     assert "=" in row
+    assert "against the largest margin; tried: trained, random" in out
     assert "=: the agent's policy acts just as this reference does" in out
     assert 'dummy is not needed: replaced by "noop" the team loses 0 of 1 and by "random"' in out
 
