@@ -56,12 +56,11 @@ class Study:
 
 
 _SMALL_BATCHES = {"replay.num_envs": 16, "replay.rollout_steps": 16, "replay.minibatch_size": 128}
-_EXPLORING = {"exploration.fraction": 0.8, "exploration.end": 0.3, "network.hidden": 64}
 _CHAIN = [[weight * unit / 8 for weight in (3, 2, 1, 0)] for unit in (1, 2, 1, 2, 0, 2, 1, 2)]
 STUDIES = {
     "foraging": Study("native/foraging-8x8-4p-3f", 500_000, {"env.player_levels": [1, 2, 3, 4]}, 512),
     "delayed-chain": Study("native/delayed-chain", 100_000, {"env.weights": _CHAIN}, 256),
-    "plate-and-door": Study("native/plate-and-door", 60_000, _SMALL_BATCHES, 1024, "pqn", _EXPLORING),
+    "plate-and-door": Study("native/plate-and-door", 60_000, _SMALL_BATCHES, 1024, "pqn", {"network.hidden": 64}),
     "spread": Study("native/spread", 300_000, {}, 1024),
 }
 """Players of levels 1 to 4; agents worth 3 : 2 : 1 : 0, paid at the end; guard, walker, dummy; and three agents alike, as a control."""
