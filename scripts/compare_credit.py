@@ -323,6 +323,8 @@ def main() -> None:
     if rows:
         (args.out / "table.json").write_text(json.dumps({"schema": 1, "runs": rows}, indent=1))
         print(show(rows), "\n\n### Over all of these\n\n" + trust(rows), sep="")
+        if len(working := [row for row in rows if row["return"] > 0]) < len(rows):
+            print("\n### Over the teams that return more than 0\n\n" + trust(working))
 
 
 if __name__ == "__main__":
