@@ -25,7 +25,7 @@ from teamcredit.credit import shapley_from_values
 from teamcredit.credit.base import all_coalitions
 from teamcredit.credit.counterfactual import counterfactual_advantage
 from teamcredit.credit.scores import spearman
-from teamcredit.marl.critic_credit import CriticCredit, episode_means
+from teamcredit.marl.critic_credit import CriticCredit
 from teamcredit.marl.critic_episodes import record, valued_team
 from teamcredit.marl.evaluate import CREDIT_SEEDS, play, seeds_from
 from teamcredit.marl.inspection import episode_game, measure_credit
@@ -57,12 +57,11 @@ class Study:
 
 
 _SMALL_BATCHES = {"replay.num_envs": 16, "replay.rollout_steps": 16, "replay.minibatch_size": 128}
-_EXPLORING = {"exploration.fraction": 0.8, "exploration.end": 0.3, "network.hidden": 64}
 _CHAIN = [[weight * unit / 8 for weight in (3, 2, 1, 0)] for unit in (1, 2, 1, 2, 0, 2, 1, 2)]
 STUDIES = {
     "foraging": Study("native/foraging-8x8-4p-3f", 500_000, {"env.player_levels": [1, 2, 3, 4]}, 512),
     "delayed-chain": Study("native/delayed-chain", 100_000, {"env.weights": _CHAIN}, 256),
-    "plate-and-door": Study("native/plate-and-door", 30_000, _SMALL_BATCHES, 1024, "pqn", _EXPLORING),
+    "plate-and-door": Study("native/plate-and-door", 60_000, _SMALL_BATCHES, 1024, "pqn", {"network.hidden": 64}),
     "spread": Study("native/spread", 300_000, {}, 1024),
 }
 """Players of levels 1 to 4; agents worth 3 : 2 : 1 : 0, paid at the end; guard, walker, dummy; and three agents alike, as a control."""
@@ -131,12 +130,12 @@ def leave_one_out_of(run: Run, reference: str, episodes: int) -> Values:
 
 
 def mean_advantage(run: Run, reference: str, episodes: int) -> Values:
-    """COMA's advantage of the actions drawn, averaged: 0 but for chance, whatever the agent does."""
+    """COMA's advantage of the actions drawn, averaged over all decisions: 0 but for chance, whatever the agent does."""
     if run.config.algo != "coma":
         return None
     played = record(valued_team(run), seeds_from(CREDIT_SEEDS, episodes))
     advantage = counterfactual_advantage(played.rows.double(), played.weights.double(), played.action)
-    return episode_means(advantage, played.decided).nanmean(0)
+    return torch.where(played.decided, advantage, 0.0).sum((0, 1)) / played.decided.sum((0, 1))
 
 
 def effort_of(run: Run, reference: str, episodes: int) -> Values:
@@ -201,17 +200,29 @@ def measured(run: Run, name: str, reference: str, episodes: int) -> dict[str, An
     }
 
 
+def score(row: dict[str, Any], estimator: str, measure: str = "spearman") -> float:
+    """The estimator's correlation with the truth; 0 where it ranks all agents alike; NaN where the truth itself does."""
+    if math.isnan(row["ceiling"]["spearman"]):
+        return math.nan
+    found = row["estimates"][estimator][measure]
+    return 0.0 if math.isnan(found) else found
+
+
 def finite(values: list[float]) -> list[float]:
     return [value for value in values if not math.isnan(value)]
 
 
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
 def averaged(values: list[float]) -> str:
-    """Mean and the extremes over runs."""
+    """Mean and the extremes over the runs whose truth has an order."""
     real = finite(values)
     if not real:
-        return "none"
-    short = "" if len(real) == len(values) else f" ({len(values) - len(real)} without order)"
-    return f"{sum(real) / len(real):.2f} [{min(real):.2f}, {max(real):.2f}]{short}"
+        return "no order"
+    short = "" if len(real) == len(values) else f" ({len(real)} of {len(values)} runs)"
+    return f"{mean(real):.2f} [{min(real):.2f}, {max(real):.2f}]{short}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -234,17 +245,16 @@ def show(rows: list[dict[str, Any]]) -> str:
         lines = []
         for algo in algos:
             mine = by_group[task, reference, algo]
-            mean = torch.tensor([row["truth"] for row in mine]).mean(0).tolist()
-            returns = [row["return"] for row in mine]
-            lines.append([algo, str(len(mine)), f"{sum(returns) / len(returns):.3f}", *(f"{value:+.3f}" for value in mean)])
+            truth = torch.tensor([row["truth"] for row in mine]).mean(0).tolist()
+            lines.append([algo, str(len(mine)), f"{mean([row['return'] for row in mine]):.3f}", *(f"{value:+.3f}" for value in truth)])
         agents = by_group[task, reference, algos[0]][0]["agents"]
         parts.append(markdown(["", "runs", "team return", *(f"Shapley of {agent}" for agent in agents)], lines) + "\n")
         lines = [["ceiling", *(averaged([row["ceiling"]["spearman"] for row in by_group[task, reference, algo]]) for algo in algos)]]
         for estimator in ESTIMATORS:
             cells = []
             for algo in algos:
-                found = [row["estimates"].get(estimator) for row in by_group[task, reference, algo]]
-                cells.append("" if None in found else averaged([one["spearman"] for one in found]))
+                mine = by_group[task, reference, algo]
+                cells.append(averaged([score(row, estimator) for row in mine]) if estimator in mine[0]["estimates"] else "")
             if any(cells):
                 lines.append([estimator, *cells])
         parts.append(markdown(["Spearman: mean [lowest, highest run]", *algos], lines))
@@ -257,16 +267,14 @@ def trust(rows: list[dict[str, Any]]) -> str:
     for estimator in ESTIMATORS:
         spearmans, pearsons = [], []
         for mine in groups(rows).values():
-            found = [row["estimates"][estimator] for row in mine if estimator in row["estimates"]]
-            real = finite([one["spearman"] for one in found])
-            if real:
-                spearmans.append(sum(real) / len(real))
-                pearsons.append(sum(finite([one["pearson"] for one in found])) / len(real))
+            if estimator in mine[0]["estimates"] and (real := finite([score(row, estimator) for row in mine])):
+                spearmans.append(mean(real))
+                pearsons.append(mean(finite([score(row, estimator, "pearson") for row in mine])))
         if spearmans:
             reached = sum(value >= TARGET for value in spearmans)
             verdict = "trusted" if reached == len(spearmans) else "unreliable"
-            means = (sum(spearmans) / len(spearmans), min(spearmans), sum(pearsons) / len(pearsons))
-            lines.append([estimator, *(f"{value:.2f}" for value in means), f"{reached} of {len(spearmans)}", verdict])
+            figures = (mean(spearmans), min(spearmans), mean(pearsons))
+            lines.append([estimator, *(f"{value:.2f}" for value in figures), f"{reached} of {len(spearmans)}", verdict])
     header = ["estimator", "mean Spearman", "worst group", "mean Pearson", f"groups with {TARGET:g} or more", "verdict"]
     return markdown(header, lines) + "\n\n" + critics(rows)
 
@@ -275,7 +283,7 @@ def critics(rows: list[dict[str, Any]]) -> str:
     """The critic's rank correlation, apart by what its own calibration says of it."""
     lines = []
     for said, name in ((True, "believed"), (False, "not believed"), (None, "undecided")):
-        found = finite([row["estimates"]["critic"]["spearman"] for row in rows if row["critic"]["reliable"] is said])
+        found = finite([score(row, "critic") for row in rows if row["critic"]["reliable"] is said])
         if found:
             lines.append([name, str(len(found)), averaged(found)])
     return markdown(["the critic's own calibration", "runs and references", "Spearman: mean [lowest, highest]"], lines)
@@ -316,6 +324,8 @@ def main() -> None:
     if rows:
         (args.out / "table.json").write_text(json.dumps({"schema": 1, "runs": rows}, indent=1))
         print(show(rows), "\n\n### Over all of these\n\n" + trust(rows), sep="")
+        if len(working := [row for row in rows if row["return"] > 0]) < len(rows):
+            print("\n### Over the teams that return more than 0\n\n" + trust(working))
 
 
 if __name__ == "__main__":
