@@ -38,7 +38,7 @@ def aristocrat_utility(
         In the unit of `reward`. Its mean under pi_i is 0 for *every* agent, so it trains but cannot rank agents.
     """
     taken = reward.gather(-1, action.unsqueeze(-1)).squeeze(-1)
-    return taken - torch.einsum("...a,...a->...", policy, reward)
+    return taken - torch.einsum("...a,...a->...", policy.to(reward.dtype), reward)
 
 
 def leave_one_out(
