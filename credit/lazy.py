@@ -11,8 +11,9 @@ does. Over agents, Holm on e-values (`evidence.e_holm`) keeps P(any false "below
 P(any false "harmful"). All of it is anytime valid: agents decided early stop costing episodes, and claims once made stay.
 
 What costs more is looked up only of agents whose effect is small (`look`): Shapley values and interactions, which tell redundant from
-lazy, and headroom, which tells not needed from lazy. "Small effect" and "room to do better" must both be shown, which again needs no
-correction.
+lazy, and headroom, which tells not needed from lazy. "Small effect" and "room to do better" must both be shown, each at
+level alpha over all agents, so P(any agent wrongly called lazy) is at most 2 alpha (one agent may fail on the first claim, another on the
+second).
 """
 
 import math
@@ -30,6 +31,7 @@ from .margin import Margin
 from .verdict import Claims, Peaks, Verdict, claims, log_e_all_below, log_e_some_above
 
 _LARGEST_LOG = 700.0  # e^700 is still a float
+_MOST_PAIRS = 65_536  # where the search for an approximate floor ends: a floor of so many means "at least so many"
 Look = Callable[[tuple[int, ...]], Sequence[CloserLook]]
 """look(agents) -> what a closer look at each of these agents found, in their order."""
 Play = Callable[[tuple[int, ...], Tensor], Tensor]
@@ -54,11 +56,12 @@ def floor_range(margin: Margin, alpha: float = 0.05) -> tuple[int, int]:
     levels = (alpha / margin.num_agents, alpha)
     if not margin.approximate:
         return floor_pairs(delta, margin.bound, levels[0]), floor_pairs(delta, margin.bound, levels[1])
-    pairs = torch.arange(MIN_APPROXIMATE_PAIRS, 65_536)
+    pairs = torch.arange(MIN_APPROXIMATE_PAIRS, _MOST_PAIRS)
     zeros = torch.zeros(len(pairs), dtype=torch.float64)
     still = replace(begin(torch.full_like(zeros, delta), margin.bound, approximate=True), count=pairs)
     log_e = log_e_below(still)
-    first, last = (int(pairs[(log_e >= math.log(1 / level)).to(torch.int64).argmax()]) for level in levels)
+    reached = [log_e >= math.log(1 / level) for level in levels]
+    first, last = (int(pairs[shown.to(torch.int64).argmax()]) if bool(shown.any()) else _MOST_PAIRS for shown in reached)
     return first, last
 
 
@@ -107,7 +110,8 @@ def find_lazy(
         has_choice: per agent, the share of env steps at which it was alive and had a choice; None: not counted.
         look: asked once, of the agents whose effect is small; without it "lazy" may mean redundant or not needed, and the note says so.
         names: the agents' names; default "agent 0", ...
-        alpha: P(any agent wrongly called lazy) at most this, and P(any wrongly called contributing).
+        alpha: P(any effect wrongly claimed small) is at most this over all agents, and P(any wrongly claimed large), and P(any
+            wrongly claimed negative).
         batch: pairs between looks.
         max_pairs: give up after these; the rest stay undecided.
         first_episode: index of the first pair; default: after the episodes of the margin (0 .. margin.episodes - 1).

@@ -246,6 +246,6 @@ def coalition_problems(seed: int, drawn: int = 1) -> list[Problem]:
 
 
 def noisy_problems(seed: int, noise: float = 0.5) -> list[Problem]:
-    """Airport and a drawn 2-additive game with noise in v, and a vote without: for the coverage of intervals."""
+    """Airport and a drawn 2-additive game with noise in v: for the coverage of intervals."""
     drawn = random_two_additive(6, torch.Generator().manual_seed(seed))
     return [of_game("A3", KNOWN["A3"](), noise=noise), of_game("A10", drawn, drawn=True, noise=noise)]

@@ -14,10 +14,13 @@ def explain(verdict: Verdict) -> str:
     if verdict.verdict == "not-assessed":
         return f"{name} was not judged: it {CLASSES['not-assessed']} ({verdict.has_choice or 0:.0%} of the steps)."
     best = max(range(len(verdict.effect)), key=lambda k: verdict.e_above[k])
-    worst = min(range(len(verdict.effect)), key=lambda k: verdict.effect[k])
+    idle = [
+        k for k, reference in enumerate(verdict.references) if reference == "noop"
+    ]  # harm is claimed against doing nothing, if it can be
+    worst = min(idle or range(len(verdict.effect)), key=lambda k: verdict.effect[k])
     on = f"measured over {verdict.episodes} pairs of episodes"
     if verdict.verdict == "harmful":
-        return f"{name} harms the team{about}: {_loss(verdict, worst)}, so the team is better without it; {on}."
+        return f"{name} harms the team{about}: {_gain(verdict, worst)}; {on}."
     if verdict.verdict == "guard":
         return (
             f"{name} hardly ever acts ({verdict.effort or 0:.0%} of its choices are actions) and is needed for that{about}: "
@@ -64,13 +67,19 @@ def _loss(verdict: Verdict, k: int) -> str:
     return f'with "{verdict.references[k]}" in its place the team loses about {loss} an episode'
 
 
+def _gain(verdict: Verdict, k: int) -> str:
+    """What the team gains under reference k."""
+    gain = f"{-verdict.effect[k]:.3g} (between {-verdict.high[k]:.3g} and {-verdict.low[k]:.3g})"
+    return f'with "{verdict.references[k]}" in its place the team gains about {gain} an episode'
+
+
 def _part(verdict: Verdict) -> str:
     look = verdict.look
     assert look is not None
     if look.substitutes:
         return f"{_list(look.substitutes, 'and')} can do its part"
     share = max(value for value in look.share if value is not None)
-    return f"its Shapley value is {share:.3g}: teammates can do its part"
+    return f"its Shapley value is about {share:.3g}: teammates can do its part"
 
 
 def _list(items: Sequence[str], word: str = "or") -> str:

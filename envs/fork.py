@@ -159,7 +159,7 @@ class _Copier:
     def _set(self, value: Any) -> Any:
         items = [self.copy(item) for item in value]
         if all(map(_is, items, value)):
-            return value.copy()
+            return value if isinstance(value, frozenset) else _in_order(items, value.copy())
         if isinstance(value, frozenset):
             return _in_order(items, frozenset(items))
         made = self._remember(value, set())

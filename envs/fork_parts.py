@@ -123,7 +123,9 @@ def _open(value: Any) -> tuple[Any, list[tuple[str, Any]]]:
     if isinstance(value, np.ndarray):
         return _of_array(value)
     if isinstance(value, torch.Tensor):
-        return _of_array(value.detach().cpu().numpy())
+        with Calling("is compared"):
+            array = value.detach().cpu().numpy()
+        return _of_array(array)
     if isinstance(value, _STREAMS):
         return _of_stream(value)
     if kind in (FunctionType, MethodType, BuiltinMethodType, CellType, ref):

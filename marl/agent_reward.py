@@ -96,18 +96,19 @@ def _refuse_if_nothing_is_paid(env: TeamEnv, pay: AgentReward) -> None:
     """ConfigError for a task like spread, whose forces move agents a step later: rewards come, but no action decides about its own."""
     copies, steps = (_LOOK_COPIES, _LOOK_STEPS) if isinstance(env, NativeEnv) else (2, 8 * _LOOK_STEPS)  # few live environments, for longer
     state, view = env.reset(copy_seeds(0, copies))
-    clock, rewarded = Clock.start(copy_seeds(0, copies)), False
+    clock, seen = Clock.start(copy_seeds(0, copies)), []
     for _ in range(steps):
         action = uniform_policy(view.available, clock.key(EXPLORE))
         others = pay.others(env, state, view, action, clock)
         after, step, next_view = env.step(state, action)
         if float(pay.split(others, step.reward).abs().max()) > _ROUNDING:
             return
-        rewarded = rewarded or bool(step.reward.any())
+        seen.append(step.reward)
         state, view, clock = after, next_view, clock.tick(step.terminated | step.truncated)
-    if rewarded:
+    rewards = torch.cat(seen)
+    if bool((rewards != rewards[0]).any()):  # a constant cost of a step, the goal never reached, says nothing
         raise ConfigError(
-            f"--agent-reward: in {copies * steps} random env steps of {env.spec.name} no agent's action changed the team "
+            f"--agent-reward: in {copies * steps} env steps of random play of {env.spec.name} no agent's action changed the team "
             "reward of its own step, so agents would be paid nothing: only immediate effects are paid",
             remedy="leave --agent-reward out",
         )

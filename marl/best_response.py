@@ -75,6 +75,8 @@ def response_config(task: str, steps: int, seed: int, run: Config | None = None)
         steps=steps,
         seed=seed,
         members=(),
+        agent_reward="team",
+        reward_redistribution="none",
         compile="off",
         network=replace(base.network, kind="mlp"),
         critic=CriticConfig(kind="none"),

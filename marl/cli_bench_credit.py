@@ -50,6 +50,8 @@ def credit(
 
     if out is not None and not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
+    if out is not None and out.is_dir():
+        raise ConfigError(f"--out {out} is a folder: name a file in it")
     found = bench_credit(estimator, families=families, quick=quick, seed=seed, budget=budget, on_progress=screen.say)
     document = found.document()
     if out is not None:

@@ -34,13 +34,14 @@ _CALLERS_OF_TASKS = {
         "crew.py",
         "fork.py",
         "fork_check.py",
+        "fork_parts.py",
         "fork_kinds.py",
         "look.py",
         "markers.py",
     )
 }
 """Where other people's tasks are called: what raises below these is theirs."""
-_CALLERS_OF_ESTIMATORS = {_PACKAGE / "credit" / "benchmark.py"}
+_CALLERS_OF_ESTIMATORS = {_PACKAGE / "credit" / "benchmark.py", _PACKAGE / "credit" / "trial.py"}
 """Likewise of credit estimators."""
 
 

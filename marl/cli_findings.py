@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .run import Run
 
 
+PLAYED = ("shapley", "difference", "banzhaf")
+"""Methods whose episodes are paired."""
+
+
 def evaluation_document(run: "Run", result: "Evaluation") -> dict[str, Any]:
     """`marl eval --json`."""
     return {
@@ -42,6 +46,7 @@ def evaluation_text(document: Mapping[str, Any]) -> str:
 def estimate_document(run: "Run", method: str, credit: "Credit") -> dict[str, Any]:
     """One entry of `estimates` in `marl credit --json`; of a critic's, with what is to be thought of that critic."""
     from .critic_credit import CriticCredit
+    from .mixer_reading import MixerCredit
 
     values = credit.value.tolist()
     no_interval = credit.low is None or credit.high is None
@@ -64,6 +69,7 @@ def estimate_document(run: "Run", method: str, credit: "Credit") -> dict[str, An
         "resampled": credit.resampled,
         "approximate": credit.approximate,
         **(critic_document(run, credit) if isinstance(credit, CriticCredit) else {}),
+        **({"sum_error": credit.sum_error, "draws": credit.draws} if isinstance(credit, MixerCredit) else {}),
     }
 
 
@@ -82,10 +88,11 @@ def comparison_document(run: "Run", methods: Sequence[str], estimates: Sequence[
 
 def credit_text(run: "Run", estimates: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None = None) -> str:
     """`marl credit`: agents down, estimates across, and under it what each column says and how far they agree."""
-    columns = [f"{item['method']} ({item['reference']})" for item in estimates]
+    columns = [_column(item) for item in estimates]
     rows = [(name, *(_credit_cell(item["agents"][name]) for item in estimates)) for name in run.env.spec.agents]
     notes = [
-        f"{column}: {item['estimand']}; in {item['unit']}, from {item['episodes']} {'' if 'reliable' in item else 'paired '}episodes. "
+        f"{column}: {item['estimand']}; in {item['unit']}, from {item['episodes']} "
+        f"{'paired ' if item['method'] in PLAYED else ''}episodes. "
         f"In brackets the 95% interval ({item['resampled']})."
         for column, item in zip(columns, estimates, strict=True)
     ]
@@ -93,6 +100,11 @@ def credit_text(run: "Run", estimates: Sequence[Mapping[str, Any]], comparison: 
     critics = [critic_text(item) for item in estimates if "reliable" in item]
     compared = [] if comparison is None else comparison_text(comparison)
     return "\n".join([title, table(("agent", *columns), rows), *notes, *critics, *compared])
+
+
+def _column(item: Mapping[str, Any]) -> str:
+    later = f", from step {item['from_step']} on" if "from_step" in item else ""
+    return f"{item['method']} ({item['reference']}{later})"
 
 
 def comparison_text(comparison: Mapping[str, Any]) -> list[str]:

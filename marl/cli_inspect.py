@@ -6,7 +6,8 @@ from cyclopts import Parameter
 
 from .cli_errors import NO, OK
 from .cli_options import NO_COMMON, CommonOptions, Method, Output, parse_numbers
-from .cli_readouts import NO_OPTIONS, READOUTS, AllReadoutOptions, Asked
+from .cli_readouts import NO_OPTIONS, READOUTS, AllReadoutOptions, Asked, refuse_stray_options
+from .errors import ConfigError
 
 
 def file_name(reference: str) -> str:
@@ -102,33 +103,44 @@ def credit(
 
     opened = load(run)
     names = reference or default_references(opened.env.spec)[:1]
-    figures = [one for one in method if one not in READOUTS]
-    check_credit(opened, figures, names, 64 if episodes is None else episodes, forks, from_step)
-    estimates, found, asked = [], [], []
+    figures, readouts = [one for one in method if one not in READOUTS], [one for one in method if one in READOUTS]
+    if from_step and readouts:
+        raise ConfigError(f"--from-step {from_step} is for {', '.join(EPISODE_METHODS)}; {', '.join(readouts)} would ignore it")
+    if figures or forks is not None:
+        check_credit(opened, figures, names, 64 if episodes is None else episodes, forks, from_step)
+    refuse_stray_options(method, readout)
+    wanted = [
+        (one, Asked(name, episodes, seed, readout)) for one in readouts for name in (names if READOUTS[one].per_reference else names[:1])
+    ]
+    for one, asked in wanted:
+        READOUTS[one].check(opened, asked)
+    played = any(one in EPISODE_METHODS for one in figures)
+    stands = {name: make_reference(name, opened) for name in names} if played else {}
+    estimates, found, done = [], [], []
     for name in names:
-        stand = make_reference(name, opened)
         for one in figures:
-            played = one in EPISODE_METHODS
-            options: dict[str, Any] = {"forks": forks} if one == "critic" else {"from_step": from_step} if played else {}
-            of = stand if played else name
+            is_played = one in EPISODE_METHODS
+            options: dict[str, Any] = {"forks": forks} if one == "critic" else {"from_step": from_step} if is_played else {}
+            of = stands[name] if is_played else name
             found.append(measure_credit(opened, method=one, reference=of, episodes=episodes or 64, seed=seed, **options))
-            asked.append(one)
-            estimates.append(estimate_document(opened, one, found[-1]))
+            done.append(one)
+            later = {"from_step": from_step} if from_step else {}
+            estimates.append(estimate_document(opened, one, found[-1]) | later)
     for estimate in estimates:
-        stored = keep(opened, f"{estimate['method']}-{file_name(estimate['reference'])}", estimate)
+        later = f"-from_{from_step}" if from_step else ""
+        stored = keep(opened, f"{estimate['method']}-{file_name(estimate['reference'])}{later}", estimate)
         screen.say(f"stored {stored}")
     document: dict[str, Any] = {"run": str(opened.folder), "estimates": estimates}
     if estimates:
-        comparison = comparison_document(opened, asked, found)
+        comparison = comparison_document(opened, done, found)
         document |= comparison
         screen.result(credit_text(opened, estimates, comparison))
-    for one in (one for one in method if one in READOUTS):
-        for name in names if READOUTS[one].per_reference else names[:1]:
-            shown = READOUTS[one].document(opened, Asked(name, episodes, seed, readout))
-            stored = keep(opened, f"{one}-{file_name(name)}" if READOUTS[one].per_reference else one, shown)
-            screen.say(f"stored {stored}")
-            document.setdefault("readouts", []).append({"method": one, **shown})
-            screen.result(READOUTS[one].text(shown))
+    for one, asked in wanted:
+        shown = READOUTS[one].document(opened, asked)
+        stored = keep(opened, f"{one}-{file_name(asked.reference)}" if READOUTS[one].per_reference else one, shown)
+        screen.say(f"stored {stored}")
+        document.setdefault("readouts", []).append({"method": one, **shown})
+        screen.result(READOUTS[one].text(shown))
     screen.document(document)
     return OK
 

@@ -311,7 +311,7 @@ class Config:
     team_reward: Literal["shared", "sum", "mean"] | None = None
     """How the one team reward is formed from the agents' rewards; unset: the task's own choice."""
     agent_reward: Literal["team", "difference", "shapley"] = "team"
-    """What independent learners are paid: the team's reward, or their own credit for it, from copies of each state (native tasks, iql)."""
+    """What independent learners are paid: the team's reward, or their own credit for it, from exact copies of each state (iql)."""
     time_limit: int | None = None
     """Truncate episodes after this many env steps (for tasks that report their own limit as a termination)."""
     members: tuple[str, ...] = ()
@@ -382,6 +382,10 @@ class Config:
             raise ValueError(
                 f"agent_reward {self.agent_reward} and reward_redistribution {self.reward_redistribution} exclude each other: one pays "
                 "each agent by copies of the step, the other spreads the team's return over the steps; set one of them"
+            )
+        if self.agent_reward != "team" and self.delay_reward:
+            raise ValueError(
+                f"agent_reward {self.agent_reward} pays for immediate effects and delay_reward pays at the end alone: set one of them"
             )
         if self.agent_reward != "team" and self.algo != "iql":
             what = "a critic of the team's reward" if self.algo == "coma" else "one value of the whole team"

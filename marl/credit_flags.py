@@ -29,7 +29,7 @@ class Flag:
 def flags(run: Run, methods: Sequence[str], estimates: Sequence[Credit], matrix: Sequence[Sequence[float]]) -> list[Flag]:
     """Warnings first; `matrix` is the rank correlation of every two estimates."""
     found = [flag for method, credit in zip(methods, estimates, strict=True) for flag in _of_one(run, method, credit)]
-    found += _of_references(estimates)
+    found += _of_references(methods, estimates)
     found += _disagreements(methods, estimates, matrix)
     found += _redundant(run, methods, estimates)
     merged: dict[str, Flag] = {}  # the same sentence about several estimates is said once
@@ -50,10 +50,11 @@ def _of_one(run: Run, method: str, credit: Credit) -> list[Flag]:
         found.append(Flag(name, "warning", "its 95% intervals do not tell any two agents apart: the order of its values may be chance"))
     if method in LEARNED:
         epsilon = epsilon_at(run.config.exploration, run.env_steps, run.config.steps)
-        how = (
-            f"read from networks that learned under epsilon {epsilon:.2g} at this checkpoint: near-greedy data pull an additive fit "
-            "towards leave-one-out, uniform data towards the Banzhaf value"
-        )
+        how = f"read from networks that learned under epsilon {epsilon:.2g} at this checkpoint"
+        if run.config.exploration.probe_share:
+            how += f", with {run.config.exploration.probe_share:.0%} of the episodes probes from the Shapley kernel"
+        if method in ("mixer", "mixer-ig"):
+            how += ": near-greedy data pull an additive fit towards leave-one-out, uniform data towards the Banzhaf value"
         found.append(Flag(name, "note", how))
         if run.config.learner.standardise_rewards:
             found.append(Flag(name, "note", f"learned in units of reward / {run.reward_scale:.3g}; shown in raw reward"))
@@ -63,7 +64,7 @@ def _of_one(run: Run, method: str, credit: Credit) -> list[Flag]:
     return found
 
 
-def _of_references(estimates: Sequence[Credit]) -> list[Flag]:
+def _of_references(methods: Sequence[str], estimates: Sequence[Credit]) -> list[Flag]:
     names = sorted({credit.reference for credit in estimates})
     found = []
     if names == ["noop"]:
@@ -71,7 +72,7 @@ def _of_references(estimates: Sequence[Credit]) -> list[Flag]:
         found.append(Flag("all", "warning", text))
     elif len(names) == 1:
         found.append(Flag("all", "note", f"measured against {names[0]} alone: no reference is neutral"))
-    if set(names) <= {"noop", "random"}:
+    if set(names) <= {"noop", "random"} and any(method in TEAM_LEVEL for method in methods):
         text = (
             "against noop and random the teammates meet what they never saw in training, so part of a loss is their brittleness: "
             "--reference average, peer:AGENT or @ENV_STEPS (an early checkpoint) stays nearer to it"

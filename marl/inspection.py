@@ -22,7 +22,8 @@ from .critic_credit import measure_critic_credit
 from .critic_episodes import valued_team
 from .errors import ConfigError, suggest
 from .evaluate import CREDIT_SEEDS, play
-from .mixer_reading import How, measure_mixer_credit, mixer_of
+from .mixer_reading import How, measure_mixer_credit
+from .mixer_reading import check_arguments as check_mixer_arguments
 from .policies import Override, Team
 from .references import Stand, check_reference, default_references, make_reference, reference_of
 from .run import Run, open_run
@@ -64,7 +65,7 @@ def check_credit(
     if episodes < 2:
         raise ConfigError(f"--episodes {episodes} gives no interval: use at least 2 (64 is a good start)")
     if forks is not None and (forks < 0 or "critic" not in methods):
-        wrong = "must be at least 0" if forks < 0 else f"needs --method critic: {', '.join(methods)} replace agents for whole episodes"
+        wrong = "must be at least 0" if forks < 0 else "needs --method critic: they test what that critic claims"
         raise ConfigError(f"--forks {forks} {wrong}")
     learned = [method for method in methods if method not in EPISODE_METHODS]
     if from_step < 0 or (from_step and learned):
@@ -72,18 +73,19 @@ def check_credit(
             "must be at least 0" if from_step < 0 else f"is for {', '.join(EPISODE_METHODS)}; {', '.join(learned)} read single decisions"
         )
         raise ConfigError(f"--from-step {from_step} {wrong}")
-    spec, learns = run.env.spec, None
+    spec = run.env.spec
     if "banzhaf" in methods and spec.num_agents > LARGEST_EXACT:
         raise ConfigError(
             f"banzhaf enumerates all 2^{spec.num_agents} coalitions of this team; use shapley, which is sampled above 5 agents"
         )
     if "critic" in methods:
         valued_team(run)
-        learns = run.team.learns(spec.num_agents)
-    if any(method in MIXER_METHODS for method in methods):
-        mixer_of(run)
+    for method in methods:
+        if method in MIXER_METHODS:
+            for name in references:
+                check_mixer_arguments(run, name, episodes=episodes, how=MIXER_METHODS[method])
     for name in references:
-        check_reference(name, spec, learns if set(methods) == {"critic"} else None)
+        check_reference(name, spec, run.team.learns(spec.num_agents) if methods and set(methods) == set(learned) else None)
         if learned and name not in ("noop", "random"):
             raise ConfigError(f"{', '.join(learned)} know single actions, so their reference is noop or random, not {name}")
 
@@ -131,19 +133,28 @@ def measure_credit(
             found = shapley(game, spec.num_agents, generator=torch.Generator().manual_seed(seed), **shared)
         else:
             found = {"difference": leave_one_out, "banzhaf": banzhaf}[method](game, spec.num_agents, **shared)
-        later = f"from step {from_step} on: " if from_step else ""
-        return replace(found, estimand=later + found.estimand, reference_digest=stand.reference.digest)
-    return replace(found, reference_digest=make_reference(name, run).reference.digest)
+        estimand = found.estimand
+        if from_step:
+            estimand = f"from step {from_step} on: " + estimand.replace("for the whole episode", "from there to the end")
+        return replace(found, estimand=estimand, reference_digest=stand.reference.digest)
+    return replace(found, reference_digest=make_reference(name, run, run.team.learns(spec.num_agents)).reference.digest)
+
+
+def check_pairs(run: Run, episodes: int) -> None:
+    """ConfigError where interactions cannot be measured, before anything is played."""
+    count = run.env.spec.num_agents
+    if count > LARGEST_EXACT:
+        raise ConfigError(f"interactions are computed from all 2^{count} coalitions: teams of up to {LARGEST_EXACT} agents")
+    if episodes < 2:
+        raise ConfigError(f"--episodes {episodes} gives no interval: use at least 2 (64 is a good start)")
 
 
 def measure_pairs(run: Run | str, *, reference: str | Stand | None = None, episodes: int = 64) -> Interactions:
     """Which agents stand in for each other (below 0) and which need each other (above 0); teams of up to 12, all 2^n coalitions played."""
     run = open_run(run)
     spec = run.env.spec
-    if spec.num_agents > LARGEST_EXACT:
-        raise ConfigError(f"interactions are computed from all 2^{spec.num_agents} coalitions: teams of up to {LARGEST_EXACT} agents")
+    check_pairs(run, episodes)
     chosen = reference or default_references(spec)[0]
-    check_credit(run, [], [chosen] if isinstance(chosen, str) else [], episodes)
     stand = make_reference(chosen, run) if isinstance(chosen, str) else chosen
     bound = None if spec.return_range is None else spec.return_range[1] - spec.return_range[0]
     game = episode_game(run.env, run.team, stand)

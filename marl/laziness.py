@@ -31,7 +31,7 @@ from .influence import measure_influence
 from .policies import Policy, StandIn, Team
 from .references import Stand, default_references, make_reference, names_of
 from .run import Run, open_run
-from .worlds import CONTRACT_EPISODES, Worlds, identical_to_reference, measure_choice, measure_effort
+from .worlds import CONTRACT_EPISODES, Worlds, acts_alike, identical_to_reference, measure_choice, measure_effort
 
 SEEDS_APART = 100_000
 """Episodes between the seeds of two calls with different `seed`."""
@@ -150,6 +150,7 @@ def judge_team(
         lambda agents, episodes: worlds.differences(agents, LAZY_SEEDS + shift + episodes),
         measured,
         effort=effort,
+        applies=~torch.stack([acts_alike(team, spec, policy) for policy in policies], 1),  # an agent in its own place says nothing about it
         idle_references=idle,
         identical=lambda: identical,
         has_choice=measure_choice(base),

@@ -86,10 +86,12 @@ def make_policy(name: str, spec: TeamSpec, scripted: dict[str, Scripted], agents
         return random_policy
     if name in scripted:
         return _scripted_policy(scripted[name], agents)
-    if name.startswith("half-"):
+    if name.startswith("half-") and not name.startswith("half-half-"):
         return half_policy(make_policy(name.removeprefix("half-"), spec, scripted, agents))
     names = ["noop", "random", *scripted]
-    raise ValueError(f'no policy "{name}" for {spec.name}.{suggest(name, names)} There are: {", ".join(names)}, and half- before any')
+    raise ValueError(
+        f'no policy "{name}" for {spec.name}.{suggest(name, names)} There are: {", ".join(names)}, and half- before one of these'
+    )
 
 
 @dataclass(frozen=True)

@@ -93,5 +93,10 @@ def make_probes(config: ExplorationConfig, spec: TeamSpec, learns: Bool[Tensor, 
         raise ValueError(
             f"exploration.probe_members active: {', '.join(without)} of {spec.name} has no action that does nothing; use greedy"
         )
+    if int(learns.sum()) < 2:
+        raise ValueError(
+            f"exploration.probe_share {config.probe_share}: {int(learns.sum())} agent learns beside planted members, and coalitions "
+            "need at least 2 that do; leave --exploration.probe-share out, or plant fewer --members"
+        )
     sizes = size_probabilities(int(learns.sum()), config.probe_ends)
     return Probes(share=config.probe_share, sizes=sizes, players=learns, noop=noop, active=active)

@@ -104,14 +104,22 @@ class Redistribution:
                 "cannot be redistributed",
                 remedy="raise replay.capacity, or cut episodes with --time-limit N",
             )
+        limit = self.spec.episode_limit
+        if self.config.replay.sampling == "split" and bool((stretch.length != limit).any()):
+            raise ConfigError(
+                f"--reward-redistribution with --sampling split: an episode of {self.spec.name} ended after "
+                f"{int(stretch.length.min())} of {limit} env steps. A split batch keeps only what lies in it whole, so the longer an "
+                "episode, the likelier it would be lost",
+                remedy="--sampling uniform",
+            )
         is_new = stretch.first + stretch.length > fresh
         ended, older = stretch.part(is_new), stretch.part(~is_new)
         sums: dict[str, float] = {}
         if len(ended):
             self.learner.take_in([episode for part in _chunks(ended) for episode in _apart(_gather(replay, part))])
             updates = self.learner.learn()
-            losses, norms = zip(*updates, strict=True) if updates else ((), ())
-            sums |= {"updates": float(len(updates)), "loss": sum(losses, 0.0), "grad_norm": sum(norms, 0.0)}
+            losses = [loss for loss, _ in updates]
+            sums |= {"updates": float(len(updates)), "loss": sum(losses, 0.0)}
         self.since_renewal += rollout_steps
         rewards = [self._put(replay, part, sums) for part in _chunks(ended)]
         if self.since_renewal * _RENEWAL >= replay.count:

@@ -77,18 +77,18 @@ def reference_policy(name: str, spec: TeamSpec, agents: Bool[Tensor, " agent"] |
         raise ConfigError(str(error)) from error
 
 
-def make_reference(name: str, run: Run) -> Stand:
-    """A reference of a run's agents by name (see the module's text); ConfigError says what is wrong with the name."""
-    return reference_of(name, run.env, run.team, run)
+def make_reference(name: str, run: Run, agents: Bool[Tensor, " agent"] | None = None) -> Stand:
+    """A reference of a run's agents (default: all) by name (see the module's text); ConfigError says what is wrong with the name."""
+    return reference_of(name, run.env, run.team, run, agents)
 
 
-def reference_of(name: str, env: TeamEnv, team: Team, run: Run | None = None) -> Stand:
+def reference_of(name: str, env: TeamEnv, team: Team, run: Run | None = None, agents: Bool[Tensor, " agent"] | None = None) -> Stand:
     """The same for a team that need not come from a run; then other checkpoints are named with their run."""
     spec = env.spec
-    check_reference(name, spec)
+    check_reference(name, spec, agents)
     if name in ("noop", "random"):
         content = f"noop {spec.noop}" if name == "noop" else "uniform over the available actions"
-        return Stand(Reference(name, REFERENCES[name], content.encode()), reference_policy(name, spec))
+        return Stand(Reference(name, REFERENCES[name], content.encode()), reference_policy(name, spec, agents))
     if name == "average":
         frequencies = average_policy(env, team)
         content = frequencies.to(torch.float32).numpy().tobytes()
@@ -119,7 +119,7 @@ def _peer(name: str, spec: TeamSpec, team: Team) -> Stand:
     agent = name.removeprefix("peer:")
     if agent in team.planted:
         raise ConfigError(f"{agent} is planted ({team.planted[agent]}) and has learned no policy", remedy="name a teammate that learned")
-    content = f"peer {agent} ".encode() + _weights(team)
+    content = f"peer {agent} {team.sampled} ".encode() + _weights(team)
     words = f"the policy of {agent}, from the absent agent's own observations"
     return Stand(Reference(name, words, content), StandIn(team, agent_index(agent, spec)))
 

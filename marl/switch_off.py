@@ -105,7 +105,7 @@ def measure_switch_off(
 
     Args:
         run: a run, its folder or its name.
-        reference: noop or random.
+        reference: noop, random, average, or a peer or checkpoint without recurrent networks (references.py).
         episodes: along which credit is measured.
         rollouts: continuations per coalition and moment.
         every: keep every m-th step; a row is then the credit of m steps together.
@@ -115,7 +115,8 @@ def measure_switch_off(
     run = open_run(run)
     check_switch_off(episodes=episodes, rollouts=rollouts, every=every, gamma=gamma)
     env, team, n = run.env, run.team, run.env.spec.num_agents
-    policy = make_reference(reference, run).policy
+    stand = make_reference(reference, run)
+    policy, reference = stand.policy, stand.reference.name
     seeds = seeds_from(CREDIT_SEEDS, episodes)
     played = record(env, team, seeds, every)
     plan = make_plan(n, rollouts, seed)

@@ -7,7 +7,7 @@ what they then see. Streams are keyed by (seed, episode, step), so both worlds d
     difference = R(what if) - R(as played),
 
 R the undiscounted team return, is the effect of that choice in this one episode, not an average over episodes. With the
-action that was taken anyway it is exactly 0. A Python environment draws from a stream of its own, which both worlds go on
+action that was taken anyway (hold 1) it is exactly 0. A Python environment draws from a stream of its own, which both worlds go on
 with from the same place: they draw the same numbers as long as they draw equally often.
 """
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..envs.base import TeamEnv, TeamSpec, View
+from ..envs.delayed_reward import DelayedTeam
 from ..envs.native import NativeEnv
 from ..envs.pettingzoo import PettingZooTeam
 from .errors import ConfigError, suggest
@@ -86,10 +87,11 @@ def divide(env: TeamEnv, at: Standing) -> tuple[Standing, str]:
     Raises:
         ConfigError: the environment can neither be copied nor replayed exactly.
     """
-    way = "rows" if isinstance(env, NativeEnv) else "select"
-    why = ""
-    if isinstance(env, PettingZooTeam):
-        way, why = ("copy", "") if env.copy_check.exact else ("replay", f"; a copy would not be exact either: {env.copy_check.reason}")
+    way, why, inner = "rows" if isinstance(env, NativeEnv) else "select", "", env
+    while isinstance(inner, DelayedTeam):
+        inner = inner.inner
+    if isinstance(inner, PettingZooTeam):
+        way, why = ("copy", "") if inner.copy_check.exact else ("replay", f"; a copy would not be exact either: {inner.copy_check.reason}")
     try:
         return replace(at, state=env.select(at.state, torch.tensor([0]))), way
     except ValueError as error:
@@ -103,7 +105,7 @@ def action_number(text: str | int, agent: int, at: View, spec: TeamSpec) -> int:
     listing = ", ".join(names) if names else f"0 to {count - 1}"
     if str(text) in names:
         number = names.index(str(text))
-    elif str(text).lstrip("-").isdigit() and 0 <= int(text) < count:
+    elif str(text).isascii() and str(text).isdecimal() and int(text) < count:
         number = int(text)
     else:
         raise ConfigError(f'{name} has no action "{text}".{suggest(str(text), names)} Actions: {listing}.', remedy="a name or its number")
@@ -193,7 +195,11 @@ def what_if(
     asked = {"seed": CREDIT_SEEDS + episode, "step": step, "action": action, "hold": hold}
     if out is None:
         env = run.env if run.config.workers == 0 else make_env(replace(run.config, workers=0))
-        return divided(env, run.team, agent=agent_index(agent, env.spec), watch=nobody, **asked)
+        try:
+            return divided(env, run.team, agent=agent_index(agent, env.spec), watch=nobody, **asked)
+        finally:
+            if env is not run.env:
+                env.close()
     with Pictures(run, Path(out), scale=scale) as pictures:
         pictures.agent, pictures.step = agent_index(agent, pictures.env.spec), step
         found = divided(pictures.env, run.team, agent=pictures.agent, watch=pictures.watch, **asked)

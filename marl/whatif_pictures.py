@@ -5,6 +5,7 @@ these moments from left to right, as played above, what if below.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -43,8 +44,10 @@ class Pictures:
         self._display = without_display()
 
     def __enter__(self) -> "Pictures":
-        self._display.__enter__()
-        self.env = picture_env(self.run)
+        with ExitStack() as opened:  # the display is given back where the task cannot be made
+            opened.enter_context(self._display)
+            self.env = picture_env(self.run)
+            opened.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

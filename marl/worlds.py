@@ -115,11 +115,11 @@ def identical_to_reference(
             for agent, did in zip(spec.agents, effort, strict=True)]  # fmt: skip
     found = torch.tensor(same, dtype=torch.bool).view(spec.num_agents, len(references))
     for which, policy in enumerate(policies):
-        found[:, which] |= _acts_alike(team, spec, policy)
+        found[:, which] |= acts_alike(team, spec, policy)
     return found
 
 
-def _acts_alike(team: Team, spec: TeamSpec, policy: Policy) -> Bool[Tensor, " agent"]:
+def acts_alike(team: Team, spec: TeamSpec, policy: Policy) -> Bool[Tensor, " agent"]:
     """The agents that the policy has do what they do themselves: by the same network, or planted with the same policy."""
     learns = team.learns(spec.num_agents)
     if not isinstance(policy, StandIn):

@@ -198,7 +198,7 @@ def test_a_cached_game_asks_for_every_coalition_once():
         (lambda: shapley(lambda c: c.sum(), 3), "one value per coalition"),
         (lambda: shapley(lambda c: c.sum(1) / 0.0, 3), "NaN or infinity"),
         (lambda: shapley(majority(3, 2), 0), "num_agents is 0"),
-        (lambda: shapley(majority(3, 2), 3, exact_up_to=20), "up to 12"),
+        (lambda: shapley(majority(13, 7), 13, exact_up_to=20), "up to 12 agents"),
         (lambda: shapley(majority(9, 2), 9, exact_up_to=0, budget=100), "at least 148"),
         (lambda: shapley(majority(3, 2), 3, episodes=10), "EpisodeGame"),
         (lambda: shapley_from_values(torch.zeros(6)), "2\\^n"),

@@ -83,7 +83,7 @@ def test_a_closer_look_is_taken_at_agents_of_small_effect_alone_and_tells_them_a
     verdicts = find_lazy(play, margin(), effort=BUSY_LAST, look=look)
     assert [v.verdict for v in verdicts] == ["redundant", "not-needed", "lazy-busy", "contributing"]
     assert asked == [(0, 1, 2)]
-    assert "its Shapley value is 0.3: teammates can do its part" in explain(verdicts[0])
+    assert "its Shapley value is about 0.3: teammates can do its part" in explain(verdicts[0])
     assert "nobody tried in its place makes the team better" in explain(verdicts[1])
     assert "with agent 3 in its place the team gains 0.3" in explain(verdicts[2])
 
@@ -94,8 +94,7 @@ def test_an_agent_that_does_harm_is_told_from_one_that_does_nothing():
     idle = torch.tensor([[True, False]] * 4)
     verdicts = find_lazy(play, margin(), effort=BUSY_LAST, idle_references=idle)
     assert [v.verdict for v in verdicts] == ["harmful", "lazy-idle", "harmful", "contributing"]
-    assert "better without it" in explain(verdicts[0])
-    assert explain(verdicts[0]).startswith('agent 0 harms the team: with "no-op" in its place the team loses about -0.')
+    assert explain(verdicts[0]).startswith('agent 0 harms the team: with "no-op" in its place the team gains about 0.2')
 
 
 def test_an_effect_at_the_margin_stays_undecided_and_an_unfinished_one_says_how_many_pairs_it_needs():

@@ -72,13 +72,18 @@ def test_by_hand_where_one_of_two_replaceable_agents_stays_out():
     # either-or: v = 2 [0 or 1 in C] + [2 in C]. Agents 0 and 2 join: without agent 1's help each is needed.
     env = coalition_task("either-or")
     state, view = env.reset(torch.arange(1))
-    action = torch.tensor([[1, 0, 1]])
+    action, reward = torch.tensor([[1, 0, 1]]), torch.tensor([3.0])
+
+    def paid(kind: Kind) -> list[float]:
+        pay = reward_of(kind, env)
+        return pay.split(pay.others(env, state, view, action, state.clock), reward)[0].tolist()
+
     for kind in KINDS:
-        assert reward_of(kind, env)(env, state, view, action, torch.tensor([3.0]), state.clock).tolist() == [[2, 0, 1]]
+        assert paid(kind) == [2, 0, 1]
     # All three: neither of the pair is missed (0), but in half of the orders each comes first (1).
-    action, reward = torch.ones(1, 3, dtype=torch.int64), torch.tensor([3.0])
-    assert reward_of("difference", env)(env, state, view, action, reward, state.clock).tolist() == [[0, 0, 1]]
-    assert reward_of("shapley", env)(env, state, view, action, reward, state.clock)[0].tolist() == pytest.approx([1, 1, 1])
+    action = torch.ones(1, 3, dtype=torch.int64)
+    assert paid("difference") == [0, 0, 1]
+    assert paid("shapley") == pytest.approx([1, 1, 1])
 
 
 @pytest.mark.parametrize("task", ["foraging-8x8-3p-2f", "spread", "predator-prey", "switch2", "two-step"])

@@ -461,7 +461,7 @@ class Unplayable(MatrixGame):
         ({"critic": CriticConfig("none")}, {}, "this run has no critic"),
         ({"members": ("agent_0=random", "agent_1=random")}, {}, "every member of this run is planted"),
         ({}, {"reference": "noop"}, "no action that does nothing for agent_0, agent_1: use the reference random"),
-        ({}, {"reference": "still"}, "use one of noop, random"),
+        ({}, {"reference": "still"}, "There are: noop, random, average"),
         ({}, {"episodes": 1}, "at least 2"),
         ({}, {"forks": -1}, "--forks -1 must be at least 0"),
         ({}, {"forks": 4, "method": "difference"}, "--forks 4 needs --method critic"),
