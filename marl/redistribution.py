@@ -8,7 +8,8 @@ A step enters learning when its episode is over: until then it is not valid. The
 with the model as it is by then. Rewards of all whole episodes in the replay are renewed with the newest model each time an
 eighth of what is stored is new (sampling split: every round). Only learning sees them: returns that are reported, and
 evaluations, are of the task's own rewards, which stay beside them in the replay.
-With sampling uniform every step is learned from sooner or later; a split batch forgets episodes that its ends cut.
+With sampling uniform every step is learned from sooner or later. A split batch would forget the episodes that its ends cut, so there
+every episode must have the same length; one that has not is refused as soon as it is met.
 """
 
 from dataclasses import dataclass, fields, replace

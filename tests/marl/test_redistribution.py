@@ -139,7 +139,7 @@ def test_a_split_batch_of_unequal_episodes_is_refused():
     """What its ends cut would be lost, and of long episodes, the failed ones, that is nearly all."""
     config = spread_config(replay=ReplayConfig(rollout_steps=12, num_envs=64, minibatch_size=96))
     trainer = Trainer(config, Foraging(5, 5, 1, 1, episode_limit=12))
-    with pytest.raises(ConfigError, match="of 12 env steps. A split batch keeps only what lies in it whole"):
+    with pytest.raises(ConfigError, match=r"of 12 env steps\. A split batch keeps only what lies in it whole"):
         trainer.round()
 
 
