@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ...credit.margin import Margin, measure_margin
 from ..evaluate import Episodes, seeds_from
-from ..inspection import Worlds, measure_effort
+from ..worlds import Worlds, measure_effort
 from ..policies import Policy
 from ..references import names_of
+
 from .planted import PlantedTeam, is_native
 
 PAIRS = 512
