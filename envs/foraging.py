@@ -13,8 +13,9 @@ straight cells from one, hence a player is beside at most one food.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from .base import TeamSpec, View
 from .foraging_board import Cells, compact, lowest_sum, spawn_food, spawn_players
+from .foraging_members import saboteur, shadow
 from .foraging_policy import greedy_forager
 from .native import NativeEnv, Outcome
 from .randomness import RESET, Clock, split, uniform
@@ -91,6 +93,7 @@ class Foraging(NativeEnv[ForagingTask]):
         rows, cols: size of the board.
         num_players, num_food: how many of each.
         max_player_level, min_player_level: players' levels are uniform between them.
+        player_levels: one fixed level per player instead (lbforaging deals its players' levels out anew every episode).
         max_food_level: foods' levels are uniform from 1 to it; None: the sum of the three lowest player levels.
         sight: how many cells far players see; None: the whole board.
         force_coop: every food has the highest level.
@@ -109,6 +112,7 @@ class Foraging(NativeEnv[ForagingTask]):
         *,
         max_player_level: int = 2,
         min_player_level: int = 1,
+        player_levels: Sequence[int] | None = None,
         max_food_level: int | None = None,
         sight: int | None = None,
         force_coop: bool = False,
@@ -127,6 +131,7 @@ class Foraging(NativeEnv[ForagingTask]):
             )
         if not 1 <= min_player_level <= max_player_level:
             raise ValueError(f"player levels {min_player_level} to {max_player_level}: need 1 <= min_player_level <= max_player_level")
+        levels = () if player_levels is None else _checked_levels(player_levels, num_players)
         if max_food_level is not None and max_food_level < 1:
             raise ValueError(f"max_food_level is {max_food_level}; food levels start at 1 (None: from the players' levels)")
         if sight is not None and sight < 1:
@@ -137,7 +142,8 @@ class Foraging(NativeEnv[ForagingTask]):
             raise ValueError(f"episode_limit is {episode_limit}; an episode has at least 1 env step")
         self.rows, self.cols = rows, cols
         self.num_players, self.num_food = num_players, num_food
-        self.player_levels = (min_player_level, max_player_level)
+        self.player_levels = torch.tensor(levels, dtype=torch.int64) if levels else None
+        self._level_range = (min(levels), max(levels)) if levels else (min_player_level, max_player_level)
         self.max_food_level, self.force_coop = max_food_level, force_coop
         self.episode_limit = episode_limit
         self.penalty, self.normalize_reward, self.relative_obs = penalty, normalize_reward, relative_obs
@@ -157,7 +163,7 @@ class Foraging(NativeEnv[ForagingTask]):
         reach = "" if self.sight is None else f"{self.sight}s-"
         highest = 1.0
         if not self.normalize_reward:
-            top = self.player_levels[1]
+            top = self._level_range[1]
             highest = float(foods * (self.max_food_level or min(players, 3) * top) * players * top)
         return TeamSpec(
             name=f"foraging-{reach}{self.rows}x{self.cols}-{players}p-{foods}f{'-coop' if self.force_coop else ''}",
@@ -179,13 +185,17 @@ class Foraging(NativeEnv[ForagingTask]):
         """Hand-written policies, (obs, available) -> action, by name; none where players do not see the whole board."""
         if self.sight is not None:
             return {}
-        return {"forager": lambda obs, available: greedy_forager(obs, available, num_food=self.num_food, num_players=self.num_players)}
+        others = {"shadow": shadow, "saboteur": saboteur} if self.num_players > 1 else {}
+        board = {"num_food": self.num_food, "num_players": self.num_players}
+        return {name: partial(member, **board) for name, member in {"forager": greedy_forager, **others}.items()}
 
     def begin(self, clock: Clock) -> ForagingTask:
         draw = uniform(split(clock.key(RESET), 2 * (self.num_players + self.num_food)))
         where, level = draw.unflatten(-1, (2, -1)).unbind(1)
         n = self.num_players
-        players, free = spawn_players(self._cells, where[:, :n], level[:, :n], self.player_levels)
+        players, free = spawn_players(self._cells, where[:, :n], level[:, :n], self._level_range)
+        if self.player_levels is not None:
+            players = torch.cat((players[..., :2], self.player_levels.to(players.device).view(1, -1, 1).expand(len(players), -1, 1)), -1)
         highest = (
             lowest_sum(players[..., 2])
             if self.max_food_level is None
@@ -291,6 +301,14 @@ class Foraging(NativeEnv[ForagingTask]):
         placed = players - corner
         seen = ((placed[..., :2] >= 0) & (placed[..., :2] <= 2 * sight)).all(-1)
         return compact(foods - corner, near), compact(placed, seen)
+
+
+def _checked_levels(levels: Sequence[int], num_players: int) -> tuple[int, ...]:
+    """The fixed levels as a tuple; ValueError where they are not one whole number from 1 on per player."""
+    found = tuple(levels) if isinstance(levels, Sequence) else (levels,)
+    if len(found) != num_players or not all(isinstance(level, int) and level >= 1 for level in found):
+        raise ValueError(f"player_levels {levels!r}: write one level per player, {num_players} whole numbers from 1 on")
+    return found
 
 
 def _obs_names(player: int, num_players: int, num_food: int, relative: bool) -> tuple[str, ...]:

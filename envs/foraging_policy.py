@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_LOAD = 5
-_MOVES = torch.tensor([[-1, 0], [1, 0], [0, -1], [0, 1]])  # actions 1 to 4
+LOAD = 5
+MOVES = torch.tensor([[-1, 0], [1, 0], [0, -1], [0, 1]])  # actions 1 to 4
 _WIDE = 1024  # above any coordinate: row * _WIDE + col orders cells
 _NEVER = 1 << 40
 
@@ -24,16 +24,42 @@ def greedy_forager(
     obs: Float[Tensor, "*batch agent obs"], available: Bool[Tensor, "*batch agent 6"], *, num_food: int, num_players: int
 ) -> Int[Tensor, "*batch agent"]:
     """One action per agent from its own observation: foods, itself, the others, each as (row, col, level); the rest is ignored."""
-    items = obs[..., : 3 * (num_food + num_players)].unflatten(-1, (num_food + num_players, 3)).long()
-    foods, players = items[..., :num_food, :], items[..., num_food:, :]  # players: (*batch agent player 3), oneself first
+    foods, players = _seen(obs, num_food, num_players)
     distance = (foods[..., None, :, :2] - players[..., :, None, :2]).abs().sum(-1)
+    move, wish, ready = _plan(foods, players, distance, available)
+    code = players[..., 0] * _WIDE + players[..., 1]
+    clash = (wish[..., 1:, :] == wish[..., :1, :]).all(-1) & (code[..., 1:] < code[..., :1])
+    return torch.where(ready[..., 0, :].any(-1), LOAD, torch.where(clash.any(-1), 0, move))
+
+
+def expected_cells(
+    obs: Float[Tensor, "*batch agent obs"], available: Bool[Tensor, "*batch agent 6"], *, num_food: int, num_players: int
+) -> tuple[Int[Tensor, "*batch agent player 2"], Int[Tensor, "*batch agent player 2"]]:
+    """Where every player stands, and the cell it would go to as a forager, worked out by each agent; oneself first."""
+    foods, players = _seen(obs, num_food, num_players)
+    distance = (foods[..., None, :, :2] - players[..., :, None, :2]).abs().sum(-1)
+    return players[..., :2], _plan(foods, players, distance, available)[1]
+
+
+def _seen(obs: Tensor, num_food: int, num_players: int) -> tuple[Int[Tensor, "*batch food 3"], Int[Tensor, "*batch player 3"]]:
+    """Foods and players, oneself first."""
+    items = obs[..., : 3 * (num_food + num_players)].unflatten(-1, (num_food + num_players, 3)).long()
+    return items[..., :num_food, :], items[..., num_food:, :]
+
+
+def _plan(
+    foods: Int[Tensor, "*batch food 3"],
+    players: Int[Tensor, "*batch player 3"],
+    distance: Int[Tensor, "*batch player food"],
+    available: Bool[Tensor, "*batch 6"],
+) -> tuple[Int[Tensor, "*batch"], Int[Tensor, "*batch player 2"], Bool[Tensor, "*batch player food"]]:
+    """The first player's move (0 to stay), the cell every player wishes for, and the foods that each may load now."""
     strength = ((distance == 1) * players[..., 2:]).sum(-2)
     ready = (distance == 1) & ((strength >= foods[..., 2]) & (foods[..., 2] > 0)).unsqueeze(-2)
     target = _choose_target(foods, players, distance)
     goal = foods[..., :2].gather(-2, target.unsqueeze(-1).expand(*target.shape, 2))
     waiting = ready.any(-1) | (distance.gather(-1, target.unsqueeze(-1)).squeeze(-1) == 1)
-    move = _choose_move(foods, players, goal, available, waiting)
-    return torch.where(ready[..., 0, :].any(-1), _LOAD, move)
+    return *_wishes(foods, players, goal, available, waiting), ready
 
 
 def _choose_target(
@@ -52,15 +78,15 @@ def _choose_target(
     return cost.argmin(-1)
 
 
-def _choose_move(
+def _wishes(
     foods: Int[Tensor, "*batch food 3"],
     players: Int[Tensor, "*batch player 3"],
     goal: Int[Tensor, "*batch player 2"],
     available: Bool[Tensor, "*batch 6"],
     waiting: Bool[Tensor, "*batch player"],
-) -> Int[Tensor, "*batch"]:
-    """The first player's move (0 to stay), after working out every player's wish."""
-    moves, items = _MOVES.to(players.device), torch.cat((foods, players), -2)
+) -> tuple[Int[Tensor, "*batch"], Int[Tensor, "*batch player 2"]]:
+    """The first player's move (0 to stay), and the cell every player wishes for."""
+    moves, items = MOVES.to(players.device), torch.cat((foods, players), -2)
     own = players[..., None, :2]  # (*batch player 1 2)
     cell = own + moves
     blocked = ~_is_free(cell, items)
@@ -77,9 +103,7 @@ def _choose_move(
     best = cost.masked_fill(blocked, _NEVER).argmin(-1)
     stays = waiting | blocked.all(-1)
     wish = torch.where(stays.unsqueeze(-1), players[..., :2], cell.gather(-2, best[..., None, None].expand(*best.shape, 1, 2)).squeeze(-2))
-    code = players[..., 0] * _WIDE + players[..., 1]
-    clash = (wish[..., 1:, :] == wish[..., :1, :]).all(-1) & (code[..., 1:] < code[..., :1])
-    return torch.where(stays[..., 0] | clash.any(-1), 0, best[..., 0] + 1)
+    return torch.where(stays[..., 0], 0, best[..., 0] + 1), wish
 
 
 def _is_free(cell: Int[Tensor, "*shape 2"], items: Int[Tensor, "*batch item 3"]) -> Bool[Tensor, "*shape"]:

@@ -311,7 +311,7 @@ class Config:
     time_limit: int | None = None
     """Truncate episodes after this many env steps (for tasks that report their own limit as a termination)."""
     members: tuple[str, ...] = ()
-    """Planted members, NAME=POLICY (noop, random, or a scripted policy of the task): they act so and do not learn."""
+    """Planted members, NAME=POLICY (noop, random, a scripted policy of the task, or half- before one): they act so and do not learn."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Capture the loop as compiled graphs (of Python environments the learning alone); needs g++ or clang++; auto: in runs long enough."""
     workers: int = 0

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..envs.base import TeamSpec, View
-from ..envs.randomness import EXPLORE, POLICY, Clock
+from ..envs.randomness import EXPLORE, POLICY, Clock, split, uniform
 from .agents import UtilityNetwork
 from .errors import suggest
 from .exploration import greedy, softmax_epsilon, uniform_policy
@@ -49,6 +49,20 @@ def noop_policy(spec: TeamSpec, agents: Bool[Tensor, " agent"] | None = None) ->
     return act
 
 
+def half_policy(policy: Policy) -> Policy:
+    """Each agent at each step: `policy` with probability 1/2, else uniform over its available actions. A stand-in for half-trained.
+
+    Its coin and its random action are the two numbers an agent has at every step, so it is paired with the reference random.
+    """
+
+    def act(view: View, clock: Clock) -> Int[Tensor, "env agent"]:
+        agents = view.available.shape[1]
+        coin = uniform(split(clock.key(POLICY), 2 * agents)).unflatten(-1, (agents, 2))[..., 0]
+        return torch.where(coin < 0.5, policy(view, clock), random_policy(view, clock))
+
+    return act
+
+
 def _scripted_policy(script: Scripted, agents: Bool[Tensor, " agent"] | None) -> Policy:
     """The script asked only for the agents it acts for (the others' entries are 0): scripts may be slow."""
     if agents is None or agents.all():
@@ -63,15 +77,17 @@ def _scripted_policy(script: Scripted, agents: Bool[Tensor, " agent"] | None) ->
 
 
 def make_policy(name: str, spec: TeamSpec, scripted: dict[str, Scripted], agents: Bool[Tensor, " agent"] | None = None) -> Policy:
-    """`noop`, `random`, or one of the task's scripted policies; `agents`: those it will act for (default: any)."""
+    """`noop`, `random`, one of the task's scripted policies, or `half-` and one of these; `agents`: those it acts for (default: any)."""
     if name == "noop":
         return noop_policy(spec, agents)
     if name == "random":
         return random_policy
     if name in scripted:
         return _scripted_policy(scripted[name], agents)
+    if name.startswith("half-"):
+        return half_policy(make_policy(name.removeprefix("half-"), spec, scripted, agents))
     names = ["noop", "random", *scripted]
-    raise ValueError(f'no policy "{name}" for {spec.name}.{suggest(name, names)} There are: {", ".join(names)}')
+    raise ValueError(f'no policy "{name}" for {spec.name}.{suggest(name, names)} There are: {", ".join(names)}, and half- before any')
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,8 @@ def test_a_size_that_cannot_be_read_is_answered_with_the_form(size):
         {"num_food": 0},
         {"num_players": 40},
         {"min_player_level": 3},
+        {"player_levels": [1]},
+        {"player_levels": [1, 0]},
         {"max_food_level": 0},
         {"sight": 0},
         {"penalty": -1.0},
@@ -214,3 +216,57 @@ def test_the_forager_acts_only_as_available_and_pays_no_penalty():
 
 def test_no_forager_is_offered_where_players_do_not_see_the_board():
     assert Foraging(sight=2).scripted == {}
+
+
+def test_players_keep_the_levels_they_are_given_and_nothing_else_changes():
+    """The same seeds, the same cells; foods up to the three lowest levels together."""
+    levels = [4, 1, 3, 2]
+    fixed, drawn = (Foraging(8, 8, 4, 3, **options).reset(copy_seeds(0, 500))[0].task for options in ({"player_levels": levels}, {}))
+    assert torch.equal(fixed.players[..., 2], torch.tensor(levels).expand(500, 4))
+    assert torch.equal(fixed.players[..., :2], drawn.players[..., :2])
+    assert torch.equal(fixed.foods[..., :2], drawn.foods[..., :2])
+    assert fixed.foods[..., 2].unique().tolist() == [1, 2, 3, 4, 5, 6]  # lbforaging: 1 to the sum of the three lowest, 1 + 2 + 3
+    assert Foraging(8, 8, 4, 3, player_levels=levels, normalize_reward=False).spec.return_range == (0.0, 3 * 12 * 4 * 4)
+
+
+def test_levels_that_leave_nothing_to_chance_are_the_same_task_either_way():
+    given = Foraging(8, 8, 3, 2, player_levels=[2, 2, 2]).reset(copy_seeds(1, 200))
+    ranged = Foraging(8, 8, 3, 2, min_player_level=2, max_player_level=2).reset(copy_seeds(1, 200))
+    assert all(torch.equal(getattr(given[1], name), getattr(ranged[1], name)) for name in ("obs", "state", "available"))
+    assert torch.equal(given[0].task.foods, ranged[0].task.foods)
+
+
+def test_a_shadow_follows_the_nearest_player_onto_nobody_and_never_loads():
+    env = Foraging(8, 8, 3, 1)
+    state = on_board(env, [[4, 4, 2]], [[0, 0, 1], [0, 2, 1], [7, 7, 1]])
+    moves = env.scripted["shadow"](env.observe(state.task).obs, state.task.available)[0]
+    assert moves.tolist() == [EAST, WEST, NORTH]  # the third: 12 cells from the second, moves of equal worth
+    beside = on_board(env, [[4, 4, 2]], [[4, 3, 1], [5, 3, 1], [7, 7, 1]])
+    assert env.scripted["shadow"](env.observe(beside.task).obs, beside.task.available)[0, :2].tolist() == [NOOP, NOOP]
+
+
+def test_a_saboteur_steps_into_the_cell_a_forager_is_about_to_enter():
+    env = Foraging(8, 8, 2, 1)
+    state = on_board(env, [[2, 6, 1]], [[2, 0, 1], [1, 1, 1]])  # the forager goes east into (2, 1), just below the saboteur
+    view = env.observe(state.task)
+    forager, saboteur = (env.scripted[name](view.obs, view.available)[0] for name in ("forager", "saboteur"))
+    assert (forager[0], saboteur[1]) == (EAST, SOUTH)
+    after, _ = play(env, state, EAST, SOUTH)
+    assert places(after) == [[2, 0], [1, 1]]
+
+
+def test_shadow_and_saboteur_do_harm_beside_foragers():
+    """What the team loses by them, measured against their standing still; 128 paired episodes, standard error of a difference about .02."""
+    env = Foraging(**parse_size("8x8-4p-3f"))
+
+    def with_last(name: str | None) -> float:
+        def act(view):
+            action = env.scripted["forager"](view.obs, view.available)
+            action[:, 3] = 0 if name is None else env.scripted[name](view.obs, view.available)[:, 3]
+            return action
+
+        return mean_return(env, act, 128)
+
+    still, shadow, saboteur = with_last(None), with_last("shadow"), with_last("saboteur")
+    assert still > shadow + 0.03
+    assert still > saboteur + 0.06

@@ -22,7 +22,7 @@ from teamcredit.marl.exploration import (
     uniform_action,
     uniform_policy,
 )
-from teamcredit.marl.policies import Override, Team, override, random_policy
+from teamcredit.marl.policies import Override, Team, make_policy, override, random_policy
 from teamcredit.marl.rollout import begin, collect
 
 examples = settings(deadline=None, derandomize=True, max_examples=50)
@@ -248,3 +248,26 @@ def test_an_agents_softmax_draw_is_the_same_whatever_its_teammates_do():
     other = torch.cat([logits[:, :1], -logits[:, 1:]], 1)
     assert torch.equal(softmax_epsilon(other, available, 0.5, keys(50))[0][:, 0], action[:, 0])
     assert torch.equal(softmax_epsilon(logits[:, :1], available[:, :1], 0.5, keys(50))[0], action[:, :1])
+
+
+def test_a_half_policy_is_half_of_each_and_its_draws_belong_to_one_agent_and_copy():
+    """In half of the draws the no-op (a quarter of the other half is no-op too); the others' masks and the copies beside change nothing."""
+    spec = make("native/foraging-8x8-4p-3f").spec
+    available = torch.ones(4000, 4, spec.num_actions, dtype=torch.bool)
+    available[..., 4:] = False
+    view = View(torch.zeros(4000, 4, 1), torch.zeros(4000, 1), available, torch.ones(4000, 4, dtype=torch.bool))
+    clock = Clock.start(copy_seeds(0, 4000))
+    half = make_policy("half-noop", spec, {})
+    action = half(view, clock)
+    torch.testing.assert_close((action == 0).double().mean(0), torch.full((4,), 0.625, dtype=torch.float64), atol=0.025, rtol=0)
+    assert torch.equal(half(view, clock), action)
+    assert not torch.equal(half(view, clock.tick()), action)
+    some = View(view.obs[:7], view.state[:7], available[:7], view.alive[:7])
+    assert torch.equal(half(some, Clock.start(copy_seeds(0, 7))), action[:7])
+    agrees = (action == action[:, :1]).double().mean(0)[1:]  # independent agents agree with probability .625^2 + 3 (.125)^2
+    torch.testing.assert_close(agrees, torch.full((3,), 0.4375, dtype=torch.float64), atol=0.03, rtol=0)
+
+
+def test_half_of_an_unknown_policy_is_refused_by_its_name():
+    with pytest.raises(ValueError, match=r'no policy "forger".*half- before any'):
+        make_policy("half-forger", make("native/spread").spec, {})

@@ -18,6 +18,7 @@ CONFIGS = {
     "sight 1": {"rows": 6, "cols": 6, "num_players": 4, "num_food": 2, "sight": 1},
     "coop": {"rows": 6, "cols": 6, "num_players": 3, "num_food": 2, "force_coop": True},
     "penalty": {"rows": 6, "cols": 6, "num_players": 3, "num_food": 2, "penalty": 0.1},
+    "one level each": {"rows": 8, "cols": 8, "num_players": 4, "num_food": 3, "player_levels": [1, 2, 3, 4]},
     "single food level": {"rows": 6, "cols": 6, "num_players": 2, "num_food": 2, "max_food_level": 1},
     "levels 1 to 4, not normalised": {
         "rows": 7, "cols": 7, "num_players": 3, "num_food": 2, "max_player_level": 4, "normalize_reward": False, "penalty": 0.5,
@@ -28,8 +29,8 @@ CONFIGS = {
 def reference_of(options: dict) -> ForagingEnv:
     return ForagingEnv(
         players=options["num_players"],
-        min_player_level=options.get("min_player_level", 1),
-        max_player_level=options.get("max_player_level", 2),
+        min_player_level=options.get("player_levels", options.get("min_player_level", 1)),
+        max_player_level=options.get("player_levels", options.get("max_player_level", 2)),
         min_food_level=1,
         max_food_level=options.get("max_food_level"),
         field_size=(options["rows"], options["cols"]),
