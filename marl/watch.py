@@ -29,7 +29,7 @@ A lazy agent is *recovered* when the same kind of evidence says that it earned m
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -97,9 +97,9 @@ class Look:
     test_steps: int
     """Env steps of the tests that followed."""
     waiting: tuple[int, ...]
-    """Suspects whose test cannot be afforded now."""
+    """Suspects that are not decided after this look."""
     needed: int
-    """Pairs that their test takes at least."""
+    """Fewest pairs that a suspect's test took at least when the look was over; 0 without a suspect."""
 
 
 def begin_watch(num_agents: int, num_references: int) -> WatchState:
@@ -239,32 +239,36 @@ def observe(
     A test that cannot reach its verdict within them even if every difference is 0 is not begun: the budget is kept for a later look.
     """
     differences, steps = play(tuple(range(len(state.status))), pairs)
-    state, alarms = update(state, differences, delta, bound=bound, alpha=alpha, max_pairs=max_pairs, judged=judged)
-    per_world = steps / max(pairs * (1 + differences.shape[0] * differences.shape[1]), 1)
-    spent, tested, waiting, needed = 0, 0, (), 0
-    promising = {agent for agent in _of(state, "lazy") if bool((differences[agent].mean(-1) > delta).any())}
-    while tested < max_pairs:
-        suspects = _of(state, "suspect")
-        agents = tuple(sorted({*suspects, *(promising & set(_of(state, "lazy")))}))
-        if not agents:
+    limits: Any = {"bound": bound, "alpha": alpha, "max_pairs": max_pairs, "judged": judged}
+    state, alarms = update(state, differences, delta, **limits)
+    per_world = steps / (pairs * (1 + differences.shape[0] * differences.shape[1]))
+    suspects, needed = _affordable(state, alpha, max_pairs, test_budget / per_world)
+    better = [agent for agent in _of(state, "lazy") if bool((differences[agent].mean(-1) > delta).any())]
+    testing, spent = tuple(sorted([*suspects, *better])), 0
+    for start in range(0, max_pairs, BATCH):
+        number = min(BATCH, max_pairs - start)
+        if not testing or spent + number * (1 + len(testing) * differences.shape[1]) * per_world > test_budget:
             break
-        worlds = 1 + len(agents) * differences.shape[1]
-        if suspects and not tested:
-            needed = pairs_needed(state, suspects, alpha)
-            if needed > max_pairs or needed * worlds * per_world > test_budget:
-                waiting = suspects
-                break
-        number = min(BATCH, max_pairs - tested)
-        if spent + number * worlds * per_world > test_budget:
-            waiting = suspects
-            break
-        batch, steps_of_batch = play(agents, number)
-        spent, tested = spent + steps_of_batch, tested + number
-        state, more = update(state, batch, delta, bound=bound, alpha=alpha, max_pairs=max_pairs, agents=agents, judged=judged)
+        batch, played = play(testing, number)
+        spent += played
+        state, more = update(state, batch, delta, agents=testing, **limits)
         alarms += more
-        fallen = {agent for row, agent in enumerate(agents) if agent in promising and bool((batch[row].mean(-1) < delta).all())}
-        promising -= fallen
-    return state, Look(differences, alarms, steps, spent, waiting, needed)
+        done = {alarm.agent for alarm in more}
+        done |= {agent for row, agent in enumerate(testing) if agent in better and bool((batch[row].mean(-1) < delta).all())}
+        testing = tuple(agent for agent in testing if agent not in done)
+    return state, Look(differences, alarms, steps, spent, _of(state, "suspect"), needed)
+
+
+def _affordable(state: WatchState, alpha: float, max_pairs: int, worlds: float) -> tuple[tuple[int, ...], int]:
+    """The suspects whose tests can reach their end within so many episodes, cheapest first; and the fewest pairs that any test takes."""
+    references = state.total.shape[1]
+    cost = {agent: pairs_needed(state, (agent,), alpha) for agent in _of(state, "suspect")}
+    chosen: list[int] = []
+    for agent in sorted(cost, key=lambda agent: cost[agent]):
+        longest = max(cost[agent], *(cost[other] for other in chosen)) if chosen else cost[agent]
+        if longest <= max_pairs and longest * (1 + (len(chosen) + 1) * references) <= worlds:
+            chosen.append(agent)
+    return tuple(chosen), min(cost.values(), default=0)
 
 
 def _of(state: WatchState, status: Status) -> tuple[int, ...]:

@@ -164,7 +164,7 @@ class Watcher:
         if not look.waiting:
             return None
         names = ", ".join(self.env.spec.agents[agent] for agent in look.waiting)
-        return f"the test of {names} takes at least {look.needed} pairs, which is more than can be played now; what was gathered is kept"
+        return f"{names} under suspicion: a test takes {look.needed} pairs or more, and it goes on when the budget allows; evidence is kept"
 
     def _fresh(self, count: int) -> Tensor:
         """Episode seeds that were never used."""
