@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .envs.check import check_team_env as check_team_env
     from .envs.registry import make as make
     from .marl.evaluate import evaluate as evaluate
-    from .marl.inspection import find_lazy as find_lazy
     from .marl.inspection import measure_credit as measure_credit
+    from .marl.laziness import find_lazy as find_lazy
     from .marl.play import play as play
     from .marl.run import Run as Run
     from .marl.run import load as load
@@ -34,7 +34,7 @@ _PUBLIC = {
     "check_team_env": ".envs.check:check_team_env",
     "credit": ".credit",
     "evaluate": ".marl.evaluate:evaluate",
-    "find_lazy": ".marl.inspection:find_lazy",
+    "find_lazy": ".marl.laziness:find_lazy",
     "load": ".marl.run:load",
     "make": ".envs.registry:make",
     "measure_credit": ".marl.inspection:measure_credit",

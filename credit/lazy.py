@@ -102,7 +102,8 @@ def find_lazy(
         margin: from `measure_margin`.
         effort: per agent, P(an action other than no-op | it had a choice); None without a no-op.
         applies: False where a reference does not exist for an agent (no-op without a no-op action); default: all apply.
-        idle_references: True where the reference counts as doing nothing, against which an agent can be called harmful; default: all.
+        idle_references: True where the reference counts as doing nothing: being worse than that is harmful. An agent for which none does
+            (the default) is harmful if it is worse than every reference.
         identical: asked after the last pair, (agent, reference) bool: True where the policy's actions never differed from the reference's.
         has_choice: per agent, the share of env steps at which it was alive and had a choice; None: not counted.
         look: asked once, of the agents whose effect is small; without it "lazy" may mean redundant or not needed, and the note says so.
@@ -130,8 +131,7 @@ def find_lazy(
     if not bool(applies.any(1).all()):
         lonely = int((~applies.any(1)).nonzero()[0])
         raise ValueError(f"no reference applies to {names[lonely]}; add one that exists for every agent, such as random")
-    idle = torch.ones_like(applies) if idle_references is None else idle_references
-    idle = torch.where((idle & applies).any(1, keepdim=True), idle, True)
+    idle = torch.zeros_like(applies) if idle_references is None else idle_references
     has_choice = [None] * n if has_choice is None else has_choice
     if margin.problem is not None:
         say(margin.problem)
@@ -235,6 +235,7 @@ def _measured(seen: _Seen, margin: Margin, agent: int, applies: Tensor, identica
         "e_below": kept(seen.peaks.small[agent].clamp_max(_LARGEST_LOG).exp()),
         "e_above": kept(seen.peaks.large[agent].clamp_max(_LARGEST_LOG).exp()),
         "identical": kept(identical),
+        "pivotal": kept((seen.history[agent, :, :pairs].abs() > margin.delta.unsqueeze(-1)).to(torch.float64).mean(-1)),
         "episodes": pairs,
         "approximate": margin.approximate,
     }

@@ -48,6 +48,8 @@ class Verdict:
     """Share of env steps at which the agent was alive and had a choice; None: not counted."""
     look: CloserLook | None = None
     """What a closer look found, where its effect is small."""
+    pivotal: tuple[float, ...] = ()
+    """Share of the episodes in which the agent decides more than the margin, |D_k| > delta: tells always little from seldom much."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,9 @@ class Claims:
     below: Bool[Tensor, " agent"]
     """The effect is below the margin for every reference that applies."""
     harms: Bool[Tensor, " agent"]
-    """The effect is below 0 for some reference that counts as doing nothing."""
+    """The effect is below 0 for some reference that counts as doing nothing; where there is none, for every reference."""
     harmless: Bool[Tensor, " agent"]
-    """It is above -margin for all of these (each agent by itself: this only ends the search)."""
+    """It is above -margin for all that count as doing nothing, or, where there is none, for some (this only ends the search)."""
 
     @property
     def settled(self) -> Bool[Tensor, " agent"]:
@@ -99,9 +101,13 @@ class Peaks:
 
 def claims(peaks: Peaks, applies: Bool[Tensor, "agent reference"], idle: Bool[Tensor, "agent reference"], *, alpha: float = 0.05) -> Claims:
     """From evidence per (agent, reference) to claims per agent, Holm over agents; `idle`: the references that count as doing nothing."""
+    idle = idle & applies
+    can_idle = idle.any(1)
+    harms = torch.where(can_idle, log_e_some_above(peaks.negative, idle), log_e_all_below(peaks.negative, applies))
+    harmless = torch.where(can_idle, log_e_all_below(peaks.harmless, idle), log_e_some_above(peaks.harmless, applies))
     return Claims(
         above=e_holm(log_e_some_above(peaks.large, applies), alpha),
         below=e_holm(log_e_all_below(peaks.small, applies), alpha),
-        harms=e_holm(log_e_some_above(peaks.negative, applies & idle), alpha),
-        harmless=log_e_all_below(peaks.harmless, applies & idle) >= math.log(1 / alpha),
+        harms=e_holm(harms, alpha),
+        harmless=harmless >= math.log(1 / alpha),
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..credit.base import Credit
     from ..credit.verdict import Verdict
     from .evaluate import Evaluation
-    from .inspection import LazyReport
+    from .laziness import LazyReport
     from .run import Run
 
 

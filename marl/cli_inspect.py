@@ -169,7 +169,7 @@ def lazy(
 
     set_threads(common.threads)
     from .cli_findings import keep, lazy_document, lazy_names, lazy_text
-    from .inspection import find_lazy
+    from .laziness import find_lazy
     from .run import load
 
     opened = load(run)

@@ -30,7 +30,8 @@ def demonstrate(screen: Screen, options: dict[str, str], out: Path | None) -> di
 def inspect(screen: Screen, run: "Run") -> dict[str, Any]:
     """Evaluate, read credit, judge; printed and stored on the way."""
     from .evaluate import evaluate
-    from .inspection import find_lazy, measure_credit
+    from .inspection import measure_credit
+    from .laziness import find_lazy
 
     evaluation = evaluation_document(run, evaluate(run))
     screen.result(f"\n{evaluation_text(evaluation)}\n")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 EVALUATION_SEEDS, CREDIT_SEEDS, MARGIN_SEEDS, LAZY_SEEDS, PROGRESS_SEEDS, REFERENCE_SEEDS = (use * 10_000_000 for use in range(1, 7))
+LOOK_SEEDS = 70_000_000
 """Where each use's episode seeds begin, so that no episode serves two purposes. PROGRESS_SEEDS are of the evaluations a run logs:
 a checkpoint picked by these (RUN@best) is not flattered when `evaluate` plays it."""
 

@@ -1,33 +1,30 @@
-"""Reading a trained team: who earned what, and who does not pull its weight, from paired episodes without exploration.
+"""Reading a trained team: who earned what, from paired episodes without exploration (laziness.py: who does not pull its weight).
 
 An absent agent stays in the world and follows a named reference (references.py); the same episode number means the same seeds and
-random numbers for every coalition. Estimators and tests live in `credit/`; this file gives them episodes to play.
+random numbers for every coalition. Estimators live in `credit/`; this file gives them episodes to play.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..credit.banzhaf import banzhaf
 from ..credit.base import LARGEST_EXACT, Credit, EpisodeGame
 from ..credit.difference import leave_one_out
 from ..credit.interactions import Interactions, measure_interactions
-from ..credit.lazy import find_lazy as test_laziness
-from ..credit.margin import Margin, measure_margin
 from ..credit.shapley import shapley
-from ..credit.verdict import Verdict
-from ..envs.base import TeamEnv, TeamSpec
+from ..envs.base import TeamEnv
 from .critic_credit import measure_critic_credit
 from .critic_episodes import valued_team
 from .errors import ConfigError, suggest
-from .evaluate import CREDIT_SEEDS, LAZY_SEEDS, MARGIN_SEEDS, Episodes, play, seeds_from
+from .evaluate import CREDIT_SEEDS, play
 from .mixer_reading import How, measure_mixer_credit, mixer_of
-from .policies import Override, Policy, Team
-from .references import Stand, check_reference, default_references, make_reference, names_of, reference_of
+from .policies import Override, Team
+from .references import Stand, check_reference, default_references, make_reference, reference_of
 from .run import Run, open_run
 
 METHODS: dict[str, str] = {
@@ -42,20 +39,6 @@ METHODS: dict[str, str] = {
 EPISODE_METHODS = ("shapley", "difference", "banzhaf")
 """Those that replace agents and play episodes; the others read what the run has learned."""
 MIXER_METHODS: dict[str, How] = {"mixer": "shapley", "mixer-ig": "integrated-gradients"}
-
-
-SEEDS_APART = 100_000
-"""Episodes between the seeds of two calls of `find_lazy` with different `seed`."""
-
-
-@dataclass(frozen=True)
-class LazyReport:
-    """One verdict per agent, with the margin they were judged by."""
-
-    margin: Margin
-    verdicts: tuple[Verdict, ...]
-    env_steps: int
-    """Env steps played for the margin and the verdicts."""
 
 
 def episode_game(env: TeamEnv, team: Team, reference: Stand | str, *, first_seed: int = CREDIT_SEEDS, from_step: int = 0) -> EpisodeGame:
@@ -165,111 +148,3 @@ def measure_pairs(run: Run | str, *, reference: str | Stand | None = None, episo
     bound = None if spec.return_range is None else spec.return_range[1] - spec.return_range[0]
     game = episode_game(run.env, run.team, stand)
     return measure_interactions(game, episodes=episodes, bound=bound, reference=stand.reference.name)
-
-
-def find_lazy(
-    run: Run | str,
-    *,
-    margin: float = 0.25,
-    references: Sequence[str] | None = None,
-    max_pairs: int = 512,
-    alpha: float = 0.05,
-    margin_episodes: int = 256,
-    seed: int = 0,
-    on_progress: Callable[[str], None] | None = None,
-) -> LazyReport:
-    """A verdict per agent by betting e-processes on paired episodes (credit/lazy.py says what each verdict claims).
-
-    Args:
-        run: a run, its folder or its name.
-        margin: fraction of an equal share of the team's gain below which an agent does not pull its weight.
-        references: default: noop (where every agent has one) and random; lazy needs evidence under every one of them.
-        max_pairs: pairs per agent and reference after which the rest stay undecided.
-        alpha: the chance of any false verdict of a kind, over all agents.
-        margin_episodes: episodes on which the team's gain is measured first.
-        seed: another number, other episodes (0 to 99).
-    """
-    run = open_run(run)
-    env, team, spec = run.env, run.team, run.env.spec
-    if spec.num_agents < 2:
-        raise ConfigError(f"{spec.name} has one agent: laziness is about one agent among teammates")
-    if not 0 < margin < 1:
-        raise ConfigError(f"--margin {margin} must lie between 0 and 1: it is a fraction of an equal share (0.25: a quarter of one)")
-    if not 0 <= seed < 100:
-        raise ConfigError(f"--seed {seed} must lie between 0 and 99")
-    if not 2 <= max_pairs <= SEEDS_APART - margin_episodes:
-        raise ConfigError(f"--max-pairs {max_pairs} must lie between 2 and {SEEDS_APART - margin_episodes}")
-    if not 0 < alpha < 1:
-        raise ConfigError(f"alpha {alpha} must lie between 0 and 1: it is the chance of a false verdict (0.05)")
-    names = tuple(references) if references else default_references(spec)
-    stands = [make_reference(name, run) for name in names]
-    names = names_of(stands)
-    worlds = Worlds(env, team, [stand.policy for stand in stands])
-    shift = seed * SEEDS_APART
-    seeds = seeds_from(MARGIN_SEEDS + shift, margin_episodes)
-    base = worlds.play(seeds, [])
-    measured = measure_margin(
-        base.returns, worlds.all_replaced(seeds), num_agents=spec.num_agents, names=names, fraction=margin, return_range=spec.return_range
-    )
-    effort = measure_effort(base, spec)
-    verdicts = test_laziness(
-        lambda agents, episodes: worlds.differences(agents, LAZY_SEEDS + shift + episodes),
-        measured,
-        effort=effort,
-        identical=lambda: identical_to_reference(team, spec, names, effort),
-        names=spec.agents,
-        alpha=alpha,
-        max_pairs=max_pairs,
-        report=on_progress,
-    )
-    return LazyReport(measured, verdicts, worlds.env_steps)
-
-
-class Worlds:
-    """Plays worlds in which agents are replaced, and counts the env steps."""
-
-    def __init__(self, env: TeamEnv, team: Team, policies: Sequence[Policy]):
-        self.env, self.team, self.policies = env, team, policies
-        self.env_steps = 0
-
-    def play(self, seeds: Int[Tensor, " episode"], overrides: Sequence[Override]) -> Episodes:
-        played = play(self.env, self.team, seeds, overrides)
-        self.env_steps += played.env_steps
-        return played
-
-    def all_replaced(self, seeds: Int[Tensor, " episode"]) -> Float[Tensor, "reference episode"]:
-        """Returns when everybody follows each reference."""
-        everyone = torch.ones(self.env.spec.num_agents, dtype=torch.bool)
-        return torch.stack([self.play(seeds, [Override(policy, everyone)]).returns for policy in self.policies])
-
-    def gains(self, seeds: Int[Tensor, " episode"]) -> Float[Tensor, "reference episode"]:
-        """R_k(pi) - R_k(rho, ..., rho)."""
-        return self.play(seeds, []).returns - self.all_replaced(seeds)
-
-    def differences(self, agents: Sequence[int], seeds: Int[Tensor, " episode"]) -> Float[Tensor, "agent reference episode"]:
-        """R_k(pi) - R_k(rho_i, pi_-i) for each chosen agent, reference and episode, all worlds played side by side."""
-        worlds = [(agent, which) for agent in agents for which in range(len(self.policies))]
-        number, num_agents = len(seeds), self.env.spec.num_agents
-        masks = torch.zeros(len(self.policies), len(worlds) + 1, num_agents, dtype=torch.bool)
-        for row, (agent, which) in enumerate(worlds, start=1):  # row 0 is the team itself
-            masks[which, row, agent] = True
-        overrides = [Override(policy, mask.repeat_interleave(number, 0)) for policy, mask in zip(self.policies, masks, strict=True)]
-        returns = self.play(seeds.repeat(len(worlds) + 1), overrides).returns.view(-1, number)
-        return (returns[0] - returns[1:]).view(len(agents), len(self.policies), number)
-
-
-def measure_effort(episodes: Episodes, spec: TeamSpec) -> list[float | None]:
-    """Per agent, P(an action other than its no-op | it was alive and had a choice); None without a no-op or a choice."""
-    totals = episodes.choices.sum(0)
-    effort = ((episodes.effort * episodes.choices).sum(0) / totals.clamp(min=1)).tolist()
-    noop = spec.noop or (None,) * spec.num_agents
-    return [value if action is not None and total > 0 else None for value, action, total in zip(effort, noop, totals, strict=True)]
-
-
-def identical_to_reference(
-    team: Team, spec: TeamSpec, references: Sequence[str], effort: Sequence[float | None]
-) -> Bool[Tensor, "agent reference"]:
-    """True where an agent acts as the reference does: planted with that very policy, or seen to do nothing at all."""
-    same = [[team.planted.get(agent) == name or (name == "noop" and did == 0) for name in references]
-            for agent, did in zip(spec.agents, effort, strict=True)]  # fmt: skip
-    return torch.tensor(same)

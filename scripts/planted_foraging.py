@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from teamcredit.marl.evaluate import seeds_from
-from teamcredit.marl.inspection import Worlds, find_lazy, measure_effort
+from teamcredit.marl.laziness import Worlds, find_lazy, measure_effort
 from teamcredit.marl.references import default_references, reference_policy
 from teamcredit.marl.run import Run, train
 

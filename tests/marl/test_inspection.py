@@ -1,7 +1,4 @@
-"""Credit and laziness of a team, from episodes: what must be exactly zero is, and pairs are pairs."""
-
-from dataclasses import dataclass, field
-from pathlib import Path
+"""Credit of a team, from episodes: what must be exactly zero is, and pairs are pairs."""
 
 import pytest
 import torch
@@ -12,10 +9,10 @@ from teamcredit.envs.matrix import MatrixGame
 from teamcredit.envs.randomness import Clock
 from teamcredit.envs.registry import make
 from teamcredit.marl.agents import UtilityNetwork
-from teamcredit.marl.config import Config, NetworkConfig
+from teamcredit.marl.config import NetworkConfig
 from teamcredit.marl.errors import ConfigError
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, play, seeds_from
-from teamcredit.marl.inspection import episode_game, find_lazy, measure_credit, measure_effort
+from teamcredit.marl.inspection import episode_game, measure_credit
 from teamcredit.marl.policies import Override, Team, parse_members, random_policy
 from teamcredit.marl.references import default_references, reference_policy
 from teamcredit.marl.run import Run, train
@@ -28,19 +25,6 @@ def team(env: TeamEnv, members: tuple[str, ...] = (), kind: str = "mlp") -> Team
     net = UtilityNetwork(NetworkConfig(kind=kind, hidden=8), num_agents=spec.num_agents, obs_dim=spec.obs_dim, num_actions=spec.num_actions)
     overrides, planted = parse_members(members, spec, getattr(env, "scripted", {}))
     return Team(net, overrides, planted)
-
-
-@dataclass(frozen=True)
-class Untrained(Run):
-    """A run whose task and team are given, not read from a folder."""
-
-    env: TeamEnv = field(kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
-    team: Team = field(kw_only=True)  # pyright: ignore[reportIncompatibleVariableOverride]
-
-
-def untrained(env: TeamEnv, members: tuple[str, ...]) -> Run:
-    nowhere = Path("nowhere")
-    return Untrained(nowhere, Config(env.spec.name), nowhere, env=env, team=team(env, members))
 
 
 @pytest.fixture(scope="module")
@@ -118,20 +102,6 @@ def test_replacing_one_agent_by_itself_changes_no_episode():
     assert torch.equal(play(env, players, seeds, [again]).returns, play(env, players, seeds).returns)
 
 
-def test_the_idle_member_of_a_scripted_foraging_team_is_found():
-    """Two foragers, one member that does nothing, and one at random, which still lends its level now and then."""
-    env = make("native/foraging-8x8-4p-3f")
-    run = untrained(env, ("agent_0=forager", "agent_1=forager", "agent_2=noop", "agent_3=random"))
-    report = find_lazy(run, max_pairs=128, margin_episodes=128)
-    foragers, idler, mover = report.verdicts[:2], report.verdicts[2], report.verdicts[3]
-    assert [verdict.verdict for verdict in foragers] == ["contributing", "contributing"]
-    assert min(verdict.effort for verdict in foragers) > 0.1
-    assert (idler.verdict, idler.effort, idler.references) == ("lazy-idle", 0, ("noop", "random"))
-    assert (idler.identical, idler.effect[0]) == ((True, False), 0)
-    assert (mover.identical, mover.effect[1]) == ((False, True), 0)
-    assert mover.effect[0] > mover.delta[0]
-
-
 def test_a_member_with_a_noop_may_idle_though_a_teammate_has_none():
     env = make("native/foraging-5x5-2p-1f")
     object.__setattr__(env.spec, "noop", (None, 0))
@@ -141,33 +111,9 @@ def test_a_member_with_a_noop_may_idle_though_a_teammate_has_none():
         team(env, ("agent_0=noop",))
 
 
-def test_verdicts_depend_on_the_seed_alone():
-    run = untrained(make("native/foraging-5x5-2p-1f"), ("agent_0=forager", "agent_1=forager"))
-    first, again, other = (find_lazy(run, max_pairs=32, margin_episodes=64, seed=seed) for seed in (0, 0, 1))
-    assert first.verdicts == again.verdicts
-    assert first.env_steps == again.env_steps > 0
-    assert [verdict.e_above for verdict in first.verdicts] != [verdict.e_above for verdict in other.verdicts]
-
-
-def test_a_team_no_better_than_its_reference_is_not_judged():
-    env = make("native/foraging-8x8-2p-3f")
-    report = find_lazy(untrained(env, ("agent_0=random", "agent_1=random")), references=["random"], max_pairs=32)
-    assert {verdict.verdict for verdict in report.verdicts} == {"undecided"}
-    assert "has not learned to beat its reference" in report.verdicts[0].note
-
-
 @pytest.mark.parametrize("task, references", [("native/foraging-8x8-2p-3f", ("noop", "random")), ("native/two-step", ("random",))])
 def test_noop_is_a_reference_where_every_agent_has_one(task, references):
     assert default_references(make(task).spec) == references
-
-
-def test_effort_is_the_share_of_choices_on_which_an_agent_acts():
-    env = make("native/foraging-8x8-2p-3f")
-    effort = measure_effort(play(env, team(env, ("agent_0=noop", "agent_1=forager")), seeds_from(0, 8)), env.spec)
-    assert effort[0] == 0
-    assert effort[1] > 0.3
-    without = make("native/two-step")
-    assert measure_effort(play(without, team(without), seeds_from(0, 2)), without.spec) == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -181,20 +127,6 @@ def test_effort_is_the_share_of_choices_on_which_an_agent_acts():
 def test_credit_that_cannot_be_measured_says_why(small_run, arguments, sentence):
     with pytest.raises(ConfigError, match=sentence):
         measure_credit(small_run, **arguments)
-
-
-@pytest.mark.parametrize(
-    "arguments, sentence",
-    [
-        ({"margin": 0.0}, "between 0 and 1"),
-        ({"margin": 1.0}, "between 0 and 1"),
-        ({"max_pairs": 1}, "between 2 and"),
-        ({"references": ["still"]}, "There are: noop, random, average"),
-    ],
-)
-def test_laziness_that_cannot_be_tested_says_why(small_run, arguments, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        find_lazy(small_run, **arguments)
 
 
 def test_a_task_without_noop_names_the_agents_that_lack_it():
