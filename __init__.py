@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from . import credit as credit
     from .envs.check import check_team_env as check_team_env
     from .envs.registry import make as make
+    from .marl.bench.credit import bench_credit as bench_credit
     from .marl.evaluate import evaluate as evaluate
     from .marl.inspection import measure_credit as measure_credit
     from .marl.laziness import find_lazy as find_lazy
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 # name -> module:attribute; a sub-package has no attribute.
 _PUBLIC = {
     "Run": ".marl.run:Run",
+    "bench_credit": ".marl.bench.credit:bench_credit",
     "check_team_env": ".envs.check:check_team_env",
     "credit": ".credit",
     "evaluate": ".marl.evaluate:evaluate",
@@ -46,6 +48,7 @@ _PUBLIC = {
 __all__ = [
     "Run",
     "__version__",
+    "bench_credit",
     "check_team_env",
     "credit",
     "evaluate",

@@ -88,7 +88,8 @@ def weighted_vote(quota: int, weights: Sequence[int]) -> TrueGame:
             for (size, weight), count in list(ways.items()):
                 grown = (size + 1, weight + weights[other])
                 ways[grown] = ways.get(grown, 0) + count
-        return sum(count / (n * comb(n - 1, size)) for (size, weight), count in ways.items() if weight < quota <= weight + weights[agent])
+        pivots = (count / (n * comb(n - 1, size)) for (size, weight), count in ways.items() if weight < quota <= weight + weights[agent])
+        return sum(pivots, 0.0)
 
     return TrueGame("weighted vote", n, lambda c: (c @ w >= quota).to(torch.float64), _vector([share(agent) for agent in range(n)]))
 

@@ -80,7 +80,7 @@ def _of_orders(orders: Int[Tensor, "order agent"]) -> Draw:
         teams[:, 1:n] = values[:-2].to(torch.float64).unflatten(0, (count, n - 1))
         teams[:, 0], teams[:, n] = values[-2], values[-1]
         gain = teams.diff(dim=1)  # of whoever joins at turn p
-        return torch.stack([gain[torch.arange(count), turn[:, i]].mean(0) for i in range(n)])
+        return gain[torch.arange(count).unsqueeze(1), turn].mean(0)
 
     return Draw(torch.cat([joined.flatten(0, 1), _ends(n)]), combine)
 

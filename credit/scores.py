@@ -19,6 +19,13 @@ def spearman(estimate: Float[Tensor, " agent"], truth: Float[Tensor, " agent"]) 
     return float((a @ b) / (a.norm() * b.norm()))
 
 
+def kendall(estimate: Float[Tensor, " agent"], truth: Float[Tensor, " agent"]) -> float:
+    """Kendall's tau-b, -1 to 1: pairs in the same order minus pairs in the opposite one; NaN where one side ranks all alike."""
+    a = (estimate.unsqueeze(0) - estimate.unsqueeze(1)).sign().to(torch.float64)
+    b = (truth.unsqueeze(0) - truth.unsqueeze(1)).sign().to(torch.float64)
+    return float((a * b).sum() / (a.norm() * b.norm()))
+
+
 def cosine(estimate: Float[Tensor, " agent"], truth: Float[Tensor, " agent"]) -> float:
     """Cosine of the angle between two credit vectors: 1 for the same split up to scale; NaN if one is all 0."""
     a, b = estimate.to(torch.float64), truth.to(torch.float64)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from .base import TeamEnv
+from .coalition import CoalitionTask
 from .delayed_chain import DelayedChain
 from .draw_board import draw_foraging, draw_lbf, draw_native_warehouse, draw_warehouse
 from .draw_credit import draw_delayed_chain, draw_key_and_door, draw_plate_and_door
@@ -55,6 +56,8 @@ def look(env: TeamEnv, state: Any, row: int = 0, *, now: Joint = None, last: Joi
         return draw_predator_prey(state.task, row, env.board, now, size)
     if isinstance(env, Warehouse):
         return draw_native_warehouse(state.task, row, env.layout, size)
+    if isinstance(env, CoalitionTask) and env.payoff is not None:
+        return draw_matrix(MatrixGame(env.payoff), now, last, size)
     if isinstance(env, MatrixGame):
         return draw_matrix(env, now, last, size)
     if isinstance(env, TwoStep):

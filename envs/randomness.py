@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # Streams: who draws. A number drawn in one stream never shifts another stream.
-TASK, RESET, EXPLORE, POLICY = range(4)
+TASK, RESET, EXPLORE, POLICY, PROBE, ABSENT, COUNTERFACTUAL = range(7)
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

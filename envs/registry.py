@@ -50,6 +50,14 @@ NATIVE: dict[str, NativeTask] = {
     "native/matrix-climbing": NativeTask("matrix:MatrixGame", "one-shot game: 11 beside -30", {"game": "climbing"}),
     "native/matrix-penalty": NativeTask("matrix:MatrixGame", "one-shot game: two best pairs, mixing them costs", {"game": "penalty"}),
     "native/matrix-qtran": NativeTask("matrix:MatrixGame", "one-shot game: 8 beside -12, not monotone", {"game": "qtran"}),
+    "native/coalition-airport-6": NativeTask(
+        ".marl.coalition_tasks:coalition_task",
+        "one-shot game of known credit: join or not; also majority-5-3, glove-1-2, vote-4-3-2-1-1",
+        {},
+    ),
+    "native/coalition-either-or": NativeTask(
+        ".marl.coalition_tasks:coalition_task", "known credit: a redundant pair and a worker; also harmful, unanimity-3-2, pairs-6-0", {}
+    ),
 }
 
 PACKAGES = (
@@ -71,6 +79,7 @@ PACKAGES = (
 _PETTINGZOO = ("atari", "butterfly", "classic", "sisl")
 _MPE_COMPETITIVE = ("simple", "simple_adversary", "simple_crypto", "simple_push", "simple_tag", "simple_world_comm")
 _WAREHOUSE_SIZE = r"(?:tiny|small|medium|large)-(?:[1-9]|1\d)ag(?:-easy|-hard)?"
+_COALITION = r"airport-\d+|(?:glove|majority|unanimity|additive|pairs)-\d+-\d+|vote(?:-\d+){2,}|either-or|harmful"
 _FORAGING_SIZE = r"(?:\d+s-)?\d+x\d+-\d+p-\d+f(?:-coop)?(?:-ind)?(?:-pen)?"
 
 
@@ -170,6 +179,7 @@ def _make_native(task: str, options: dict[str, Any]) -> Any:
     maker = NATIVE[task].maker if task in NATIVE else _native_pattern(name)
     assert maker is not None
     module, function = maker.split(":")
+    # A game's truth is known to credit/, which no module here may import: its maker is loaded by name, as a user's own would be.
     build = getattr(importlib.import_module(f".{module}", __package__), function)
     if name.startswith("foraging-"):
         from .foraging import parse_size
@@ -179,6 +189,8 @@ def _make_native(task: str, options: dict[str, Any]) -> Any:
         from .warehouse_layout import parse_size
 
         kwargs = parse_size(name)
+    elif name.startswith("coalition-"):
+        kwargs = {"game": name.removeprefix("coalition-")}
     elif task in NATIVE:
         kwargs = NATIVE[task].kwargs
     else:
@@ -193,6 +205,8 @@ def _native_pattern(name: str) -> str | None:
         return "foraging:Foraging"
     if re.fullmatch(f"rware-{_WAREHOUSE_SIZE}", name):
         return "warehouse:Warehouse"
+    if re.fullmatch(f"coalition-(?:{_COALITION})", name):
+        return ".marl.coalition_tasks:coalition_task"
     return "spread:Spread" if re.fullmatch(r"spread-\d+", name) else None
 
 

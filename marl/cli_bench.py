@@ -2,10 +2,12 @@
 
 from cyclopts import App
 
+from .cli_bench_credit import credit
 from .cli_errors import OK
 from .cli_options import NO_COMMON, CommonOptions, Output
 
-bench = App(name="bench", help="Measure: speed beside other packages.")
+bench = App(name="bench", help="Measure: speed beside other packages, credit estimators beside the truth.")
+bench.command(credit)
 
 
 @bench.command

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +36,9 @@ _CALLERS_OF_TASKS = {
         "markers.py",
     )
 }
-"""Where other people's code is called: what raises below these is theirs."""
+"""Where other people's tasks are called: what raises below these is theirs."""
+_CALLERS_OF_ESTIMATORS = {_PACKAGE / "credit" / "benchmark.py"}
+"""Likewise of credit estimators."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,10 @@ class Reporter:
             file.write(text)
         if self.screen is not None and self.screen.common.verbose:
             print(text, file=sys.stderr)
-        if (place := _place_in_task(error)) is not None:
+        if (place := _place_in(error, _CALLERS_OF_ESTIMATORS)) is not None:
+            message = f"the estimator's own code fails: {type(error).__name__}: {error}{place}. The trace is in {path}"
+            return Failure(USAGE, "estimator-failed", message, "correct the estimator")
+        if (place := _place_in(error, _CALLERS_OF_TASKS)) is not None:
             message = f"the environment's own code fails: {type(error).__name__}: {error}{place}. The trace is in {path}"
             return Failure(USAGE, "environment-failed", message, "correct the environment")
         return Failure(INTERNAL, "internal", f"internal error: {type(error).__name__}: {error}. The trace is in {path}", "please report it")
@@ -136,11 +142,11 @@ def _raised_here(error: BaseException) -> bool:
     return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(_PACKAGE)
 
 
-def _place_in_task(error: BaseException) -> str | None:
-    """Where the code of a task raised, called by our adapter: " (file.py, line 3, in step)"; None for a mistake of our own."""
+def _place_in(error: BaseException, callers: Set[Path]) -> str | None:
+    """Where the code of a task or an estimator raised, called by ours: " (file.py, line 3, in step)"; None for a mistake of our own."""
     frames = _frames(error)
     ours = [position for position, frame in enumerate(frames) if Path(frame.filename).resolve().is_relative_to(_PACKAGE)]
-    if not ours or ours[-1] == len(frames) - 1 or Path(frames[ours[-1]].filename).resolve() not in _CALLERS_OF_TASKS:
+    if not ours or ours[-1] == len(frames) - 1 or Path(frames[ours[-1]].filename).resolve() not in callers:
         return None
     last = frames[-1]
     return "" if isinstance(error, SyntaxError) else f" ({Path(last.filename).name}, line {last.lineno}, in {last.name})"

@@ -140,11 +140,19 @@ class ExplorationConfig:
     """Epsilon after annealing."""
     fraction: float = 0.3
     """Share of the run's env steps over which epsilon falls."""
+    probe_share: float = 0.0
+    """Share of episodes that are probes: a coalition drawn from the Shapley kernel acts greedily, all others are absent (no-op, random)."""
+    probe_ends: float = 0.5
+    """Share of the probes in which nobody or everybody is in the coalition, half each."""
+    probe_members: Literal["greedy", "active"] = "greedy"
+    """What a coalition's members do in a probe; active: the best action other than the no-op, so that whoever joins does something."""
 
     def __post_init__(self):
         _within("exploration.start", self.start, 0, 1)
         _within("exploration.end", self.end, 0, 1)
         _within("exploration.fraction", self.fraction, 0, 1)
+        _within("exploration.probe_share", self.probe_share, 0, 1)
+        _within("exploration.probe_ends", self.probe_ends, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -308,6 +316,8 @@ class Config:
     """Seed of everything random in the run."""
     team_reward: Literal["shared", "sum", "mean"] | None = None
     """How the one team reward is formed from the agents' rewards; unset: the task's own choice."""
+    agent_reward: Literal["team", "difference", "shapley"] = "team"
+    """What independent learners are paid: the team's reward, or their own credit for it, from copies of each state (native tasks, iql)."""
     time_limit: int | None = None
     """Truncate episodes after this many env steps (for tasks that report their own limit as a termination)."""
     members: tuple[str, ...] = ()
@@ -347,6 +357,7 @@ class Config:
         if replay.burn_in and not recurrent and self.critic.kind != "gru":
             raise ValueError(f"replay.burn_in {replay.burn_in} needs network.kind gru: an mlp has no memory to rebuild")
         self._check_critic()
+        self._check_credit()
         if self.acts == "sampled" and self.algo != "coma":
             raise ValueError(f"evaluation.policy sampled needs coma: the utilities of {self.algo} are values, not policies; use greedy")
         if (replay.sampling == "uniform" or recurrent) and replay.window < max(learner.n_step, 2 if learner.td_lambda > 0 else 1):
@@ -373,6 +384,16 @@ class Config:
         """The critic's options with `auto` decided."""
         auto = "mlp" if self.algo == "coma" else "none"
         return replace(self.critic, kind=auto) if self.critic.kind == "auto" else self.critic
+
+    def _check_credit(self) -> None:
+        if self.agent_reward != "team" and self.algo != "iql":
+            what = "a critic of the team's reward" if self.algo == "coma" else "one value of the whole team"
+            raise ValueError(f"agent_reward {self.agent_reward} pays every agent for itself, but {self.algo} learns {what}: use --algo iql")
+        if self.exploration.probe_share and self.algo == "coma":
+            raise ValueError(
+                f"exploration.probe_share {self.exploration.probe_share} is for value learners: coma learns from what its own policies do, "
+                "and absent agents do not follow them"
+            )
 
     def _check_critic(self) -> None:
         critic, window = self.own_critic, self.replay.window

@@ -26,7 +26,7 @@ class Rollout:
     """Probability with which each agent took its action (1 for planted members, who were not asked)."""
     reward: Float[Tensor, "time env"]
     agent_reward: Float[Tensor, "time env agent"]
-    """Each agent's own reward for the record (the team's where the task has none)."""
+    """Each agent's own reward: the task's, for the record (the team's where it has none), or under `--agent-reward` what it learns from."""
     terminated: Bool[Tensor, "time env"]
     truncated: Bool[Tensor, "time env"]
     episode_start: Bool[Tensor, "time env"]

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from ..envs.base import TeamSpec, View
 from ..envs.randomness import EXPLORE, POLICY, Clock, split, uniform
+from .agent_reward import AgentReward
 from .agents import UtilityNetwork
 from .errors import suggest
 from .exploration import greedy, softmax_epsilon, uniform_policy
+from .probes import Probes
 
 Policy = Callable[[View, Clock], Int[Tensor, "env agent"]]
 """A memoryless policy of all agents at once."""
@@ -112,6 +114,10 @@ class Team:
     """agent name -> policy name, for people."""
     sampled: bool = False
     """True: the agents' outputs are logits and their policies are drawn from; False: utilities, of which the best is taken."""
+    probes: Probes | None = None
+    """Episodes of training in which only a drawn coalition acts."""
+    pay: AgentReward | None = None
+    """What each agent is paid while learning; None: the team's reward."""
 
     def learns(self, num_agents: int) -> Bool[Tensor, " agent"]:
         """True for the agents whose utility acts."""

@@ -210,6 +210,7 @@ _OWN = (
     ("native/foraging", "foraging"),
     ("native/two-step", "matrix"),
     ("native/matrix", "matrix"),
+    ("native/coalition", "matrix"),
     ("native/", "pqn"),
     ("mpe/", "mpe"),
     ("butterfly/pistonball", "pistonball"),

@@ -91,14 +91,17 @@ def advance(
     learns = team.learns(num_agents)
     q, memory = (utility or team.utility)(view.obs, carry.memory["utility"])
     action, behaviour = explore(q, view.available, epsilon, clock.key(EXPLORE))
+    if team.probes is not None:
+        action, behaviour = team.probes.act(q, action, behaviour, view, clock)
     action = override(action, team.members, view, clock)
     state, step, next_view = env.step(carry.state, action)
     done = step.terminated | step.truncated
     agent_reward = step.reward.unsqueeze(-1).expand(-1, num_agents) if step.agent_reward is None else step.agent_reward
+    paid = agent_reward if team.pay is None else team.pay(env, carry.state, view, action, step.reward, clock)
     row = {
         "obs": view.obs, "state": view.state, "available": view.available, "alive": view.alive & learns, "action": action,
         "behaviour": behaviour.to(torch.float32).masked_fill(~learns, 1.0), "reward": step.reward.to(torch.float32),
-        "agent_reward": agent_reward.to(torch.float32), "terminated": step.terminated, "truncated": step.truncated,
+        "agent_reward": paid.to(torch.float32), "terminated": step.terminated, "truncated": step.truncated,
         "episode_start": carry.episode_start, "next_obs": step.after.obs, "next_state": step.after.state,
         "next_available": step.after.available, "next_alive": step.after.alive & learns,
     }  # fmt: skip

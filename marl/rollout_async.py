@@ -47,6 +47,8 @@ def collect_in_workers(
         if len(ready):
             q, memory = team.utility(board.view.obs, board.memory)
             action, behaviour = explore(q, board.view.available, epsilon, board.clock.key(EXPLORE))
+            if team.probes is not None:
+                action, behaviour = team.probes.act(q, action, behaviour, board.view, board.clock)
             action = override(action, team.members, board.view, board.clock)
             stepping.send(ready, action[ready])
             board.acted(ready, action, behaviour, memory)

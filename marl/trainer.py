@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..envs.base import Saved, TeamEnv, View
 from ..envs.randomness import Clock, copy_seeds, mix_seed
+from .agent_reward import make_agent_reward, rewards_learned_from
 from .capture import COMPILED, EAGER, NO_COMPILER, Choice, decide
 from .checkpoint import Content, check_agents, flatten, unflatten
 from .config import Config
@@ -28,6 +29,7 @@ from .learners.base import AGENTS, Context, Learner, Loss
 from .memory import example_rollout
 from .optimisers import dump_optimiser, make_optimiser, restore_optimiser
 from .policies import Scripted, Team, parse_members
+from .probes import make_probes
 from .replay import Replay, refuse_oversize
 from .rollout import Carry, begin
 from .rollout_async import collector
@@ -49,7 +51,7 @@ class Counters:
 
 @dataclass
 class RewardScale:
-    """Running standard deviation of the team reward (Welford's sums), which divides rewards while learning.
+    """Running standard deviation of the rewards learned from (Welford's sums), which divides them while learning.
 
     Only the scale is taken out: subtracting a mean would change which policy is best where episodes differ in length.
     """
@@ -61,6 +63,8 @@ class RewardScale:
     def update(self, reward: Tensor) -> None:
         """Take in a fresh batch of real rewards (Chan's parallel update)."""
         values = reward.to(torch.float64)
+        if not values.numel():  # no agent was alive and learning
+            return
         number, mean = float(values.numel()), float(values.mean())
         squares = float((values - mean).square().sum())
         delta, total = mean - self.mean, self.count + number
@@ -120,7 +124,9 @@ class Trainer:
         self.optimisers = {part: make_optimiser(config.learner, own, lr=rates[part]) for part, own in self.parameters.items()}
         members, planted = parse_members(config.members, env.spec, scripted_policies(env))
         utility: Any = self.networks["utility"]
-        self.team = Team(utility=utility, members=members, planted=planted, sampled=config.acts == "sampled")
+        team = Team(utility=utility, members=members, planted=planted, sampled=config.acts == "sampled")
+        probes = make_probes(config.exploration, env.spec, team.learns(env.spec.num_agents))
+        self.team = replace(team, probes=probes, pay=make_agent_reward(config, env))
         self.counters, self.reward_scale, self.sums = Counters(), RewardScale(), Sums()
         self.generator = torch.Generator().manual_seed(mix_seed(config.seed, 2))
         self.fresh_actions = torch.Generator().manual_seed(mix_seed(config.seed, 4))
@@ -152,7 +158,7 @@ class Trainer:
         engine = self._captured()
         if engine is not None and engine.collects:
             self.carry = engine.collect(self.carry, epsilon=self.epsilon, version=self.counters.iterations)
-            self._collected(self.replay.newest_rewards())
+            self._collected(self._newest_rewards())
         else:
             self._collect()
         if engine is not None:
@@ -167,7 +173,7 @@ class Trainer:
             policy_version=self.counters.iterations, explore=self.learner.explore,
         )  # fmt: skip
         self.replay.add(rollout)
-        self._collected(rollout.reward)
+        self._collected(rewards_learned_from(self.config, rollout))
         self.counters.episodes += len(ended.returns)
         self.sums.add(episodes=len(ended.returns), returns=float(ended.returns.sum()), lengths=float(ended.lengths.sum()))
 
@@ -177,6 +183,11 @@ class Trainer:
             self.reward_scale.update(reward)
         self.counters.env_steps += self.config.replay.batch
         self.counters.rounds += 1
+
+    def _newest_rewards(self) -> Tensor:
+        """The rewards learned from of a batch that lies in the replay already."""
+        own = self.config.agent_reward != "team"
+        return rewards_learned_from(self.config, self.replay.newest()) if own else self.replay.newest_rewards()
 
     def _captured(self) -> Engine | None:
         """The captured loop, compiled at the first round; None where this run goes without."""

@@ -107,8 +107,9 @@ class ValueLearner:
         q = next_q.gather(-1, best).squeeze(-1)
         next_value = mix(_mixer(targets), q, steps.next_state, steps.next_alive)
         done, real = steps.terminated | steps.truncated, _real(steps, _mixer(targets))
-        reward, *flags = (of_step.unsqueeze(-1).expand_as(next_value) for of_step in (steps.reward / scale, steps.terminated, done))
-        flags.append(real)
+        own = self.config.agent_reward != "team"
+        reward = ((steps.agent_reward if own else steps.reward.unsqueeze(-1)) / scale).expand_as(next_value)
+        flags = [*(of_step.unsqueeze(-1).expand_as(next_value) for of_step in (steps.terminated, done)), real]
         learner = self.config.learner
         if learner.n_step > 1:
             return n_step_returns(reward, next_value, *flags, gamma=learner.gamma, n_step=learner.n_step)
@@ -151,8 +152,16 @@ class ValueLearner:
                 "td_error": td_error.detach().abs().sum() * scale,
                 "value": torch.where(real, value.detach(), 0.0).sum() * scale,
                 "target": torch.where(real, target, 0.0).sum() * scale,
+                **self._paid(steps, real),
             },
         )
+
+    def _paid(self, steps: Rollout, real: Bool[Tensor, "time env value"]) -> dict[str, Tensor]:
+        """What agents are paid of their own, raw, and how much that is either way: it may be many times less than the team's reward."""
+        if self.config.agent_reward == "team":
+            return {}
+        paid = steps.agent_reward.masked_fill(~real, 0.0)
+        return {"agent_reward": paid.sum(), "agent_reward_size": paid.abs().sum()}
 
 
 def _mixer(networks: nn.ModuleDict) -> Mixer:

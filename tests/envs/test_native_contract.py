@@ -3,6 +3,7 @@
 import pytest
 import torch
 from teamcredit.envs.base import TeamEnv
+from teamcredit.envs.coalition import CoalitionTask
 from teamcredit.envs.delayed_chain import DelayedChain
 from teamcredit.envs.foraging import Foraging
 from teamcredit.envs.key_and_door import KeyAndDoor
@@ -36,6 +37,7 @@ TASKS = {
     "delayed chain": DelayedChain,
     "delayed chain with cues": lambda: DelayedChain(3, 5, 3, cue=True),
     "key and door": KeyAndDoor,
+    "coalition": lambda: CoalitionTask([0.0, 1.0, 1.0, 3.0, 0.5, 2.0, 0.0, -1.0]),
 }
 NO_RANGE = ("spread", "warehouse")  # tasks that declare no return_range
 every_task = pytest.mark.parametrize("env", [make() for make in TASKS.values()], ids=list(TASKS))

@@ -74,6 +74,11 @@ CASES: dict[str, dict[str, Any]] = {
     "vdn, recurrent": GRU | {"task": "native/switch2", "algo": "vdn", "learner.td_lambda": 0.7},
     "qmix, recurrent, own weights, rectified": GRU
     | {"task": "native/spread", "algo": "qmix", "network.share": False, "learner.optimiser": "radam", "learner.target": "soft"},
+    "iql, agents paid their Shapley values, probe episodes": SPLIT
+    | {
+        "task": "native/coalition-airport-4", "algo": "iql", "agent_reward": "shapley", "learner.standardise_rewards": True,
+        "exploration.probe_share": 0.5,
+    },
     "vdn, recurrent, split, no targets, one copy": {
         "task": "native/two-step", "algo": "vdn", "network.kind": "gru", "network.hidden": 24, "replay.rollout_steps": 32,
         "replay.num_envs": 1, "replay.window": 4, "replay.minibatch_size": 16, "replay.epochs": 2, "learner.target": "none",
