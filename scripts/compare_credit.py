@@ -200,17 +200,29 @@ def measured(run: Run, name: str, reference: str, episodes: int) -> dict[str, An
     }
 
 
+def score(row: dict[str, Any], estimator: str, measure: str = "spearman") -> float:
+    """The estimator's correlation with the truth; 0 where it ranks all agents alike; NaN where the truth itself does."""
+    if math.isnan(row["ceiling"]["spearman"]):
+        return math.nan
+    found = row["estimates"][estimator][measure]
+    return 0.0 if math.isnan(found) else found
+
+
 def finite(values: list[float]) -> list[float]:
     return [value for value in values if not math.isnan(value)]
 
 
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
 def averaged(values: list[float]) -> str:
-    """Mean and the extremes over runs."""
+    """Mean and the extremes over the runs whose truth has an order."""
     real = finite(values)
     if not real:
-        return "none"
-    short = "" if len(real) == len(values) else f" ({len(values) - len(real)} without order)"
-    return f"{sum(real) / len(real):.2f} [{min(real):.2f}, {max(real):.2f}]{short}"
+        return "no order"
+    short = "" if len(real) == len(values) else f" ({len(real)} of {len(values)} runs)"
+    return f"{mean(real):.2f} [{min(real):.2f}, {max(real):.2f}]{short}"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -233,17 +245,16 @@ def show(rows: list[dict[str, Any]]) -> str:
         lines = []
         for algo in algos:
             mine = by_group[task, reference, algo]
-            mean = torch.tensor([row["truth"] for row in mine]).mean(0).tolist()
-            returns = [row["return"] for row in mine]
-            lines.append([algo, str(len(mine)), f"{sum(returns) / len(returns):.3f}", *(f"{value:+.3f}" for value in mean)])
+            truth = torch.tensor([row["truth"] for row in mine]).mean(0).tolist()
+            lines.append([algo, str(len(mine)), f"{mean([row['return'] for row in mine]):.3f}", *(f"{value:+.3f}" for value in truth)])
         agents = by_group[task, reference, algos[0]][0]["agents"]
         parts.append(markdown(["", "runs", "team return", *(f"Shapley of {agent}" for agent in agents)], lines) + "\n")
         lines = [["ceiling", *(averaged([row["ceiling"]["spearman"] for row in by_group[task, reference, algo]]) for algo in algos)]]
         for estimator in ESTIMATORS:
             cells = []
             for algo in algos:
-                found = [row["estimates"].get(estimator) for row in by_group[task, reference, algo]]
-                cells.append("" if None in found else averaged([one["spearman"] for one in found]))
+                mine = by_group[task, reference, algo]
+                cells.append(averaged([score(row, estimator) for row in mine]) if estimator in mine[0]["estimates"] else "")
             if any(cells):
                 lines.append([estimator, *cells])
         parts.append(markdown(["Spearman: mean [lowest, highest run]", *algos], lines))
@@ -256,16 +267,14 @@ def trust(rows: list[dict[str, Any]]) -> str:
     for estimator in ESTIMATORS:
         spearmans, pearsons = [], []
         for mine in groups(rows).values():
-            found = [row["estimates"][estimator] for row in mine if estimator in row["estimates"]]
-            real = finite([one["spearman"] for one in found])
-            if real:
-                spearmans.append(sum(real) / len(real))
-                pearsons.append(sum(finite([one["pearson"] for one in found])) / len(real))
+            if estimator in mine[0]["estimates"] and (real := finite([score(row, estimator) for row in mine])):
+                spearmans.append(mean(real))
+                pearsons.append(mean(finite([score(row, estimator, "pearson") for row in mine])))
         if spearmans:
             reached = sum(value >= TARGET for value in spearmans)
             verdict = "trusted" if reached == len(spearmans) else "unreliable"
-            means = (sum(spearmans) / len(spearmans), min(spearmans), sum(pearsons) / len(pearsons))
-            lines.append([estimator, *(f"{value:.2f}" for value in means), f"{reached} of {len(spearmans)}", verdict])
+            figures = (mean(spearmans), min(spearmans), mean(pearsons))
+            lines.append([estimator, *(f"{value:.2f}" for value in figures), f"{reached} of {len(spearmans)}", verdict])
     header = ["estimator", "mean Spearman", "worst group", "mean Pearson", f"groups with {TARGET:g} or more", "verdict"]
     return markdown(header, lines) + "\n\n" + critics(rows)
 
@@ -274,7 +283,7 @@ def critics(rows: list[dict[str, Any]]) -> str:
     """The critic's rank correlation, apart by what its own calibration says of it."""
     lines = []
     for said, name in ((True, "believed"), (False, "not believed"), (None, "undecided")):
-        found = finite([row["estimates"]["critic"]["spearman"] for row in rows if row["critic"]["reliable"] is said])
+        found = finite([score(row, "critic") for row in rows if row["critic"]["reliable"] is said])
         if found:
             lines.append([name, str(len(found)), averaged(found)])
     return markdown(["the critic's own calibration", "runs and references", "Spearman: mean [lowest, highest]"], lines)
