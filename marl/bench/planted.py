@@ -87,12 +87,12 @@ def _all_coalitions(num_agents: int) -> Float[Tensor, "coalition agent"]:
     return ((torch.arange(2**num_agents).unsqueeze(1) >> torch.arange(num_agents)) & 1).to(torch.float64)
 
 
-def draw_coalition(kind: str, generator: torch.Generator) -> PlantedTeam:
-    """A game of this kind with its members."""
-    n = 4 if kind == "either-or" else 5
+def draw_coalition(kind: str, generator: torch.Generator, *, lazy: str | None = None) -> PlantedTeam:
+    """A game of this kind with its members; `lazy`: the policy of the one that does not pull its weight, else drawn."""
+    n = 4 if kind in ("additive", "either-or") else 5
     weight = 0.5 + torch.rand(n, generator=generator, dtype=torch.float64)
     joined, coin = _all_coalitions(n), torch.rand(3, generator=generator).tolist()
-    lazy = "noop" if coin[0] < 0.5 else "rare"
+    lazy = lazy or ("noop" if coin[0] < 0.5 else "rare")
     members, roles, luck = ["good"] * n, [""] * n, _SURE
     if kind == "additive":
         weight[n - 1], luck = 0.0, _LUCK
@@ -204,18 +204,31 @@ PLATE = (
 """Guard, walker, dummy."""
 
 
+FIRST: dict[str, Sequence[Sequence[str]]] = {
+    "foraging": (("good", "half", "noop", "shadow"), ("good", "random", "good", "saboteur")),
+    "spread": (("good", "half", "good", "noop"), ("random", "good", "good", "good")),
+    "mpe": (("good", "random", "good"),),
+    "lbf": (("good", "noop", "half"),),
+}
+"""The first teams of a family, which are the same for every seed; further ones are drawn."""
+
+
 def draw_team(family: str, index: int, generator: torch.Generator) -> PlantedTeam:
     """The index-th team of a family."""
     if family == "coalition":
         return draw_coalition(GAMES[index % len(GAMES)], generator)
     if family == "plate-and-door":
         return plate_team(PLATE[index % len(PLATE)])
+    first = FIRST[family] if family in FIRST else ()
     if family == "foraging":
-        return foraging_team(drawn_members(4, ("random", "noop", "shadow", "saboteur"), generator))
+        drawn = drawn_members(4, ("random", "noop", "shadow", "saboteur"), generator)
+        return foraging_team(first[index] if index < len(first) else drawn)
     if family in ("spread", "mpe"):
-        return spread_team(drawn_members(4 if family == "spread" else 3, ("random", "noop", "half"), generator, 1), family)
+        drawn = drawn_members(4 if family == "spread" else 3, ("random", "noop", "half"), generator, 1)
+        return spread_team(first[index] if index < len(first) else drawn, family)
     if family == "lbf":
-        return lbf_team(drawn_members(3, ("random", "noop"), generator, 1))
+        drawn = drawn_members(3, ("random", "noop"), generator, 1)
+        return lbf_team(first[index] if index < len(first) else drawn)
     raise ValueError(f'no family "{family}"; there are: {", ".join(FAMILIES)}')
 
 

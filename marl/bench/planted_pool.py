@@ -1,7 +1,7 @@
-"""The episodes of a planted team, all played at once: what detectors are given, and what is true.
+"""The episodes of a planted team, all played at once: what baselines are given, and what is true.
 
-A pool is cut into slices. Each slice is what one detector run may see, episodes nobody else sees; what is true of the team, for
-that run, is the mean over all the other episodes. So truth and test share nothing, and one long play serves several runs.
+A pool is cut into slices. Each slice is what the baselines of one run may see (our own test plays its own episodes); what is true of
+the team, for that run, is the mean over all the other episodes. So truth and test share nothing, and one long play serves several runs.
 
     effect[i, rho] = mean of R_k(pi) - R_k(rho_i, pi_-i)        gain[rho] = mean of R_k(pi) - R_k(rho, ..., rho)
     headroom[i]    = mean of R_k(good_i, pi_-i) - R_k(pi)
@@ -22,10 +22,10 @@ from ..references import names_of
 
 from .planted import PlantedTeam, is_native
 
-PAIRS = 512
-"""What one detector run may see."""
+PAIRS = 64
+"""What a baseline may see in one run."""
 MARGIN_EPISODES = 256
-"""Episodes on which it measures the team's gain."""
+"""Episodes on which the team's gain is measured for it."""
 _POOL_SEEDS, _MARGIN_SEEDS, _ROOM_SEEDS = 110_000_000, 120_000_000, 130_000_000
 _ROWS = 20_000
 """Episodes played side by side at most."""
@@ -69,9 +69,9 @@ class Pool:
     references: tuple[str, ...]
     slices: int
     differences: Float[Tensor, "agent reference pair"]
-    """The first `slices` * PAIRS are the detectors'."""
+    """The first `slices` * PAIRS are the baselines'."""
     team: Float[Tensor, " episode"]
-    """R_k(pi); the first `slices` * MARGIN_EPISODES are the detectors'."""
+    """R_k(pi); the first `slices` * MARGIN_EPISODES are the baselines'."""
     replaced: Float[Tensor, "reference episode"]
     """R_k(rho, ..., rho)."""
     room: Float[Tensor, "agent episode"]
@@ -119,11 +119,11 @@ def _others(total: int, number: int, size: int) -> Bool[Tensor, " row"]:
 
 
 def play_pool(planted: PlantedTeam, slices: int, sizes: Sizes, seed: int) -> Pool:
-    """Plays a team's episodes: `slices` detector runs, and at least `sizes` for what is true of each."""
+    """Plays a team's episodes: `slices` runs of the baselines, and at least `sizes` more for what is true at each."""
     stands = planted.stands
     worlds = Worlds(planted.env, planted.team, [stand.policy for stand in stands])
     n, shift = planted.env.spec.num_agents, seed * 1_000_000
-    pairs = max(slices * PAIRS, (slices > 0) * PAIRS + sizes.pairs)
+    pairs = max(slices * PAIRS, PAIRS + sizes.pairs)
     chunk = max(64, _ROWS // (1 + n * len(stands))) if is_native(planted) else 128
     seeds = seeds_from(_POOL_SEEDS + shift, pairs)
     differences = torch.cat([worlds.differences(range(n), part) for part in seeds.split(chunk)], -1)
