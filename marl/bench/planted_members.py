@@ -1,7 +1,7 @@
 """Scripted members of planted teams: who is good, and who only looks like it.
 
-On foraging, spread and coalition games every agent could work out all the others' moves; so one call plays all good members of a
-copy, which gives the same actions as one call per agent (a test compares them) in a third of the time.
+On foraging every agent works out all the others' moves anyway, so one call plays all good members of a copy, in a third of the time. Only
+who is cornered at the lower or right edge, which the first player does not see, may stay where alone it would have stepped aside.
 """
 
 from collections.abc import Sequence

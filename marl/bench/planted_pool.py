@@ -74,7 +74,7 @@ class Pool:
     """R_k(pi); the first `slices` * MARGIN_EPISODES are the baselines'."""
     replaced: Float[Tensor, "reference episode"]
     """R_k(rho, ..., rho)."""
-    room: Float[Tensor, "agent episode"]
+    room: Float[Tensor, "agent try"]
     """R_k(good_i, pi_-i) - R_k(pi)."""
     effort: tuple[float | None, ...]
     taken: Float[Tensor, "agent action"]
@@ -144,7 +144,7 @@ def play_pool(planted: PlantedTeam, slices: int, sizes: Sizes, seed: int) -> Poo
     )
 
 
-def _headroom(planted: PlantedTeam, seeds: Int[Tensor, " episode"]) -> Float[Tensor, "agent episode"]:
+def _headroom(planted: PlantedTeam, seeds: Int[Tensor, " try"]) -> Float[Tensor, "agent try"]:
     """What the team gains with a good member in each one's place; exactly 0 for those that are good."""
     agents = [agent for agent, member in enumerate(planted.members) if member != "good"]
     room = torch.zeros(len(planted.members), len(seeds), dtype=torch.float64)
