@@ -165,6 +165,16 @@ def log_e_above(evidence: Evidence) -> Float[Tensor, "*claim"]:
     return torch.logsumexp(evidence.log_wealth_above + _stakes()[1], -1)
 
 
+def zeros_needed(evidence: Evidence, log_e: float) -> Float[Tensor, "*claim"]:
+    """About how many further pairs, all with difference 0, bring the evidence for "mean < delta" to `log_e` (range known, delta > 0).
+
+    By the best single stake, so too many by a few; the whole mixture is a little ahead of it.
+    """
+    stakes, log_share = _stakes()
+    growth = torch.log1p(stakes * (evidence.delta / (evidence.bound - evidence.delta)).unsqueeze(-1))
+    return ((log_e - evidence.log_wealth_below - log_share) / growth).amin(-1).clamp_min(0).ceil()
+
+
 def floor_pairs(delta: float, bound: float, alpha: float) -> int:
     """Pairs below which no test of this kind can say "below delta" while no D is negative: ceil(ln(1/alpha) / -ln(1 - delta/bound)).
 

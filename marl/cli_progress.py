@@ -146,7 +146,9 @@ class TrainView:
     def _on_done(self, event: dict[str, Any]) -> None:
         self.screen.log(f"done at {event['env_steps']} env steps")
         if self.watched is not None:
-            self._print(f"watch       {self.watched[0]:,} env steps were played to watch the agents: {self.watched[1]:.1%} of training's own")
+            self._print(
+                f"watch       {self.watched[0]:,} env steps were played to watch the agents: {self.watched[1]:.1%} of training's own"
+            )
 
     def _line(self) -> None:
         self.last_line = time.monotonic()

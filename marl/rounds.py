@@ -104,7 +104,7 @@ class Rounds:
 
     def _is_due(self, mark: str, interval: int) -> bool:
         here = self.trainer.counters.env_steps  # marks are env steps, since --steps may have changed the interval
-        if interval and here // interval > self.marks[mark] // interval:
+        if interval and here // interval > self.marks.get(mark, 0) // interval:
             self.marks[mark] = here
             return True
         return False
@@ -140,7 +140,9 @@ class Rounds:
         if lazy and self.config.watch.on_lazy == "stop":
             at, remedy = self.trainer.counters.env_steps, f"marl lazy {self.folder}"
             verb = "does not pull its" if len(lazy) == 1 else "do not pull their"
-            message = f"stopped at {at} env steps: {', '.join(lazy)} {verb} weight; saved. Go on all the same with: marl resume {self.folder}"
+            message = (
+                f"stopped at {at} env steps: {', '.join(lazy)} {verb} weight; saved. Go on all the same with: marl resume {self.folder}"
+            )
             raise LazyAgent(message, remedy=remedy)
 
     def _close(self) -> None:

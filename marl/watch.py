@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..credit.evidence import Evidence, begin, log_e_above, log_e_below
+from ..credit.evidence import Evidence, begin, log_e_above, log_e_below, zeros_needed
 from ..credit.evidence import update as weigh
 from ..credit.verdict import log_e_all_below, log_e_some_above
 
@@ -158,7 +158,9 @@ def update(
     return state, tuple(alarms)
 
 
-def _judge(state: WatchState, agent: int, mean: Tensor, fresh: int, ends: tuple[float, int], is_look: bool) -> tuple[WatchState, Alarm | None]:
+def _judge(
+    state: WatchState, agent: int, mean: Tensor, fresh: int, ends: tuple[float, int], is_look: bool
+) -> tuple[WatchState, Alarm | None]:
     """What an agent's new pairs change about its status; `ends`: alpha and max_pairs."""
     delta, status, pairs = state.evidence.delta[agent], state.status[agent], int(state.pairs[agent])
     since = state.total[agent] / max(pairs, 1)
@@ -209,17 +211,14 @@ def restarted(state: WatchState, agent: int) -> WatchState:
 
 
 def log_e(state: WatchState) -> tuple[Float[Tensor, " agent"], Float[Tensor, " agent"]]:
-    """log e that an agent fell below its margin under every reference since its suspicions; that it was above under some since it turned."""
+    """log e that an agent was below its margin under every reference; and that it was above under some, since its status changed."""
     applies = torch.ones_like(state.total, dtype=torch.bool)
     return log_e_all_below(log_e_below(state.evidence), applies), log_e_some_above(log_e_above(state.evidence), applies)
 
 
 def pairs_needed(state: WatchState, agents: Sequence[int], alpha: float) -> int:
-    """Fewest further pairs after which each of these suspects can be called lazy, were all its differences 0."""
-    boldest = state.evidence.log_wealth_below[list(agents), :, 0] - math.log(2)  # the only stake that matters then has half of the capital
-    missing = math.log(len(state.status) / alpha) - boldest.min()
-    growth = -torch.log1p(-(state.evidence.delta / state.evidence.bound)[list(agents)].min())
-    return max(math.ceil(float(missing / growth)), 1)
+    """Further pairs after which each of these suspects is called lazy if all its differences are 0; hardly fewer will do."""
+    return int(zeros_needed(state.evidence, math.log(len(state.status) / alpha))[list(agents)].max())
 
 
 def observe(

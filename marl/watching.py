@@ -8,7 +8,7 @@ what is left. A look that would cost more is played with fewer pairs, below two 
 foretold from the episodes before it, so the share can be exceeded by the error of one forecast, which the next look pays back.
 """
 
-from collections.abc import Sequence
+import copy
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from ..credit.evidence import Evidence
 from ..credit.intervals import t_interval
-from ..envs.base import TeamEnv, TeamSpec
+from ..envs.base import TeamEnv
 from .config import Config
 from .errors import ConfigError
-from .evaluate import Episodes, play, seeds_from
-from .policies import Override, Team
+from .evaluate import Episodes, seeds_from
+from .policies import Team
 from .watch import Alarm, Look, WatchState, begin_watch, observe, restarted
+from .worlds import Worlds, measure_choice, measure_effort
 
 WATCH_SEEDS = 1_000_000_000
 """Where the episode seeds of looks begin; far beyond those of evaluate.py."""
@@ -57,7 +58,7 @@ class Gain:
     """Lower end of its 95% interval (t, approximate)."""
 
 
-def measure_gain(team: Float[Tensor, " episode"], references: Float[Tensor, "reference episode"]) -> Gain:
+def measure_gain(team: Float[Tensor, " episode"], references: Float[Tensor, "reference other_episode"]) -> Gain:
     """From returns of the team and, on other episodes, of everybody following each reference (Welch's standard error)."""
     team, references = team.to(torch.float64), references.to(torch.float64)
     mean = team.mean() - references.mean(-1)
@@ -102,12 +103,10 @@ class Watcher:
         `evaluated` are other episodes of the same team: its gain, and how much its agents do, are measured on them. Nothing of a look
         that is broken off (a worker died) is kept.
         """
-        kept = dict(vars(self))
-        try:
-            return self._look(team, env_steps, evaluated)
-        except BaseException:
-            vars(self).update(kept)
-            raise
+        ahead = copy.copy(self)
+        records = ahead._look(team, env_steps, evaluated)
+        vars(self).update(vars(ahead))
+        return records
 
     def restart(self, agent: int) -> None:
         """After a cure: the evidence about this agent is of another policy."""
@@ -127,16 +126,18 @@ class Watcher:
         if enough and bool((gain.low > 0).all() and (delta < self.bound).all()):
             self.state, look = observe(
                 self.state, lambda agents, number: self._pairs(team, agents, number), delta, bound=self.bound, alpha=rules.alpha,
-                pairs=pairs, max_pairs=rules.max_pairs, judged=evaluated.choices.sum(0) >= CHOICE_FLOOR * evaluated.env_steps,
+                pairs=pairs, max_pairs=rules.max_pairs, judged=torch.tensor(measure_choice(evaluated)) >= CHOICE_FLOOR,
                 test_budget=rules.overhead * env_steps - self.ledger.env_steps - self._cost(pairs, self.ledger.length),
             )  # fmt: skip
             self.ledger = replace(self.ledger, test_steps=self.ledger.test_steps + look.test_steps)
-            differences, alarms, note = look.differences, look.alarms, self._waiting(look) or note
+            differences, alarms, notes = look.differences, look.alarms, [note, self._waiting(look)]
         else:
             differences, _ = self._pairs(team, tuple(range(spec.num_agents)), pairs)
-            note = "nobody is judged: the team does not clearly beat its references yet"
-        credit = self._record(env_steps, pairs=pairs, note=note, differences=differences, gain=gain.mean, delta=delta)
-        effort = _effort(evaluated, spec)
+            notes = [note, "nobody is judged: the team does not clearly beat its references yet"]
+        credit = self._record(
+            env_steps, pairs=pairs, note="; ".join(filter(None, notes)) or None, differences=differences, gain=gain.mean, delta=delta
+        )
+        effort = measure_effort(evaluated, spec)
         return [credit, *(self._told(env_steps, alarm, effort[alarm.agent]) for alarm in alarms)]
 
     def _affordable(self, env_steps: int, evaluated: Episodes) -> tuple[int, str | None]:
@@ -172,28 +173,27 @@ class Watcher:
         self.ledger = replace(self.ledger, next_seed=first + count)
         return seeds_from(first, count)
 
-    def _play(self, team: Team, seeds: Tensor, overrides: Sequence[Override]) -> Episodes:
-        played = play(self.env, team, seeds, overrides)
-        self.ledger = replace(self.ledger, env_steps=self.ledger.env_steps + played.env_steps)
-        return played
+    def _worlds(self, team: Team) -> Worlds:
+        return Worlds(self.env, team, self.policies, return_range=self.env.spec.return_range)
+
+    def _count(self, worlds: Worlds) -> None:
+        self.ledger = replace(self.ledger, env_steps=self.ledger.env_steps + worlds.env_steps)
 
     def _play_references(self, team: Team, most: int) -> None:
         """Some more episodes in which everybody follows a reference, until there are enough."""
         number = min(REFERENCE_EPISODES - self.reference_returns.shape[1], most)
         if number:
-            everyone, seeds = torch.ones(self.env.spec.num_agents, dtype=torch.bool), self._fresh(number)
-            played = [self._play(team, seeds, [Override(policy, everyone)]).returns for policy in self.policies]
-            self.reference_returns = torch.cat([self.reference_returns, torch.stack(played)], 1)
+            worlds = self._worlds(team)
+            self.reference_returns = torch.cat([self.reference_returns, worlds.all_replaced(self._fresh(number))], 1)
+            self._count(worlds)
 
     def _pairs(self, team: Team, agents: tuple[int, ...], number: int) -> tuple[Tensor, int]:
         """R_k(pi) - R_k(rho_i, pi_-i) on `number` fresh episodes (agent, reference, pair), all worlds side by side; and their env steps."""
-        worlds = [(agent, which) for agent in agents for which in range(len(self.policies))]
-        masks = torch.zeros(len(self.policies), len(worlds) + 1, self.env.spec.num_agents, dtype=torch.bool)
-        for row, (agent, which) in enumerate(worlds, start=1):  # row 0 is the team itself
-            masks[which, row, agent] = True
-        overrides = [Override(policy, mask.repeat_interleave(number, 0)) for policy, mask in zip(self.policies, masks, strict=True)]
-        played = self._play(team, self._fresh(number).repeat(len(worlds) + 1), overrides)
+        worlds = self._worlds(team)
+        pairs = [(agent, which) for agent in agents for which in range(len(self.policies))]
+        played = worlds.side_by_side(pairs, self._fresh(number))
         returns = played.returns.view(-1, number)
+        self._count(worlds)
         self.ledger = replace(self.ledger, length=played.env_steps / len(played.returns))
         differences = (returns[0] - returns[1:]).view(len(agents), len(self.policies), number)
         if self.approximate:  # a bet needs a range that was fixed before its pairs; what lies beyond it counts as its end
@@ -253,7 +253,8 @@ class Watcher:
         """What is remembered, as JSON values (numbers come back exactly)."""
         state = self.state
         return {
-            "references": list(self.references), "ledger": asdict(self.ledger), "seen": self.seen, "status": list(state.status),
+            "references": list(self.references), "ledger": asdict(self.ledger), "seen": self.seen and list(self.seen),
+            "status": list(state.status),
             "reference_returns": self.reference_returns.tolist(), "bound": state.evidence.bound,
             "evidence": {name: _listed(getattr(state.evidence, name)) for name in _EVIDENCE},
             **{name: _listed(getattr(state, name)) for name in _TENSORS},
@@ -287,11 +288,3 @@ def _tensor(values: list[Any], like: Tensor) -> Tensor:
         return [filled(item) for item in part] if isinstance(part, list) else -torch.inf if part is None else part
 
     return torch.tensor(filled(values), dtype=like.dtype)
-
-
-def _effort(episodes: Episodes, spec: TeamSpec) -> list[float | None]:
-    """Per agent, P(an action other than its no-op | it had a choice); None without a no-op or a choice."""
-    totals = episodes.choices.sum(0)
-    did = ((episodes.effort * episodes.choices).sum(0) / totals.clamp(min=1)).tolist()
-    noop = spec.noop or (None,) * spec.num_agents
-    return [value if action is not None and total > 0 else None for value, action, total in zip(did, noop, totals.tolist(), strict=True)]
