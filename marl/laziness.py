@@ -138,6 +138,7 @@ def judge_team(
         found = closer_look(
             env, team, agents, margin=measured, stands=stands, candidates=tried, influence=influence, respond=respond,
             pays=lambda agent: pays(agent, measured), alpha=alpha, max_pairs=max_pairs, batch=batch, shift=shift,
+            return_range=known, stated=return_range is not None,
         )  # fmt: skip
         stages.add("closer look", sum(one.env_steps for one in found))
         return found
@@ -279,8 +280,8 @@ def find_lazy(
 
 
 def older_teams(run: Run) -> dict[str, Policy]:
-    """The run's first checkpoint and the middle one before this, as stand-ins by name; none where there are no older ones."""
-    older = [path for path in checkpoints.list_checkpoints(run.folder / "checkpoints") if checkpoints.step_of(path) < run.env_steps]
+    """The run's first trained checkpoint and the middle one before this, as stand-ins by name; none where there are no older ones."""
+    older = [path for path in checkpoints.list_checkpoints(run.folder / "checkpoints") if 0 < checkpoints.step_of(path) < run.env_steps]
     sound = [path for path in older if checkpoints.is_sound(path)]
     chosen = dict.fromkeys([sound[0], sound[len(sound) // 2]]) if sound else {}
     found: dict[str, Policy] = {}
