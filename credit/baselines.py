@@ -61,9 +61,7 @@ def action_entropy(taken: Float[Tensor, "agent action"], *, below: float = ALIKE
     return Suspicion(-entropy, entropy < below)
 
 
-def mixer_gradient(
-    q_tot: Callable[[Tensor], Tensor], q: Float[Tensor, "sample agent"], *, below: float = LITTLE
-) -> Suspicion:
+def mixer_gradient(q_tot: Callable[[Tensor], Tensor], q: Float[Tensor, "sample agent"], *, below: float = LITTLE) -> Suspicion:
     """Minus the mean |dQ_tot / dQ_i| where the team acts, as a part of the agents' mean.
 
     Args:

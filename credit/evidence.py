@@ -127,6 +127,7 @@ def scaled(evidence: Evidence, factors: Float[Tensor, " factor"]) -> Evidence:
     each = factors.view(-1, *(1,) * evidence.count.dim())
     return replace(
         evidence,
+        delta=evidence.delta.expand(len(factors), *evidence.delta.shape),
         count=(evidence.count * each).round().to(torch.int64),
         total=evidence.total * each,
         total_square=evidence.total_square * each,

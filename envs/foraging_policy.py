@@ -114,7 +114,7 @@ def _steps_left(
 ) -> Int[Tensor, "*batch player 4"]:
     """How far from a free side of the goal each move and one more step can bring one: looking ahead leads around a food and its crowd.
 
-    What is not free counts _WIDE (a side) or twice that (a cell on the way). Small numbers with the batch axes last, over which torch is fast.
+    What is not free counts _WIDE (a side) or twice that (a cell on the way). Small numbers, batch axes last: so torch is fast.
     """
     row, col = (part.to(torch.int16).unsqueeze(0).unsqueeze(0) for part in heading.unbind(-1))  # (1 1 *batch player 1)
     ahead_row, ahead_col = (part.view(5, 4, *[1] * (heading.dim() - 2), 4) for part in _AHEAD.to(heading.device).unbind(0))

@@ -41,7 +41,6 @@ class Said:
     pairs: int
     env_steps: float
     """Its share of all that was played."""
-    judged: bool = True
 
 
 Judge = Callable[[PlantedTeam, float, int], Sequence[Said]]
@@ -59,7 +58,7 @@ class Plan:
 
 
 FULL = Plan(
-    {"coalition": (60, 1), "plate-and-door": (6, 5), "foraging": (6, 4), "spread": (6, 4), "mpe": (1, 1), "lbf": (1, 1)}, NATIVE, 10, 20_000
+    {"coalition": (75, 1), "plate-and-door": (6, 5), "foraging": (6, 4), "spread": (6, 4), "mpe": (1, 1), "lbf": (1, 1)}, NATIVE, 10, 20_000
 )
 FAST = Plan({"coalition": (15, 1), "plate-and-door": (4, 1), "foraging": (1, 2), "spread": (1, 2)}, QUICK, 2, 2_000)
 
@@ -141,7 +140,7 @@ def judge(planted: PlantedTeam, margin: float, seed: int) -> list[Said]:
         candidates={**default_candidates(planted.env, planted.team), "a good member": planted.good},
     )
     share = report.env_steps / len(report.verdicts)
-    return [Said(one.verdict, one.episodes, share, judged=report.margin.problem is None) for one in report.verdicts]
+    return [Said(one.verdict, one.episodes, share) for one in report.verdicts]
 
 
 def parse_bench_families(text: str | Sequence[str] | None, quick: bool) -> tuple[str, ...]:
@@ -240,7 +239,7 @@ class _About:
     def ranking(self, pairs: int) -> list[float]:
         """The log e-value for "below the margin" after so many pairs, smallest over references."""
         measured, seen = self.measured, self.pool.pairs_of(self.number)[..., :pairs]
-        if measured.problem is not None:
+        if not bool((measured.delta > 0).all()):
             return [0.0] * len(seen)
         evidence = begin(measured.delta.expand(seen.shape[:2]).contiguous(), measured.bound, approximate=measured.approximate)
         return ranking(update(evidence, seen)).amin(1).tolist()
@@ -264,7 +263,7 @@ class _About:
                 pairs=one.pairs,
                 floor=floors[agent],
                 env_steps=one.env_steps,
-                judged=one.judged and measured.problem is None,
+                judged=bool((self.truth.gain > 0).all()),
             )
             for agent, (one, score) in enumerate(zip(said, scores, strict=True))
         ]
@@ -311,6 +310,8 @@ def checks_of(lines: Sequence[Line], stress: Sequence[Stress], drift: Sequence[D
         else:
             found.append(Check(f"power, margin {row.delta:g}, {row.kind}", None, row.lazy, ">= 0.85", row.lazy >= 0.85))
     for row in drift:
+        if not row.judged:
+            continue
         delay = row.median_delay
         met = row.found == row.trials and delay is not None and delay <= 2
         found.append(Check(f"drift delay on {row.task}, evaluations (all found)", None, delay, "<= 2", met))

@@ -19,7 +19,10 @@ def to_text(bench: LazyBench) -> str:
         if lines:
             ours, others = ([line for line in lines if (line.name == OURS) is own] for own in (True, False))
             parts.append(f"margin {margin:g} of an equal share\n" + table(_OURS, [own_row(line) for line in ours]))
-            parts.append("baselines, all families they can be asked on\n" + table(_OTHERS, [other_row(line) for line in others if _over_all(line)]))
+            parts.append(
+                "baselines, all families they can be asked on\n"
+                + table(_OTHERS, [other_row(line) for line in others if line.family == "all"])
+            )
     if bench.lines:
         parts.append(LEGEND)
     if bench.stress:
@@ -38,10 +41,6 @@ _OURS = ("family", "teams", "lazy", "recall", "precision", "false lazy", "rate",
 _OTHERS = ("baseline", "pairs", "lazy", "recall", "precision", "false lazy", "rate", "above", "AUC", *SPECIAL)
 _STRESS = ("agent", "margin/range", "simulations", "looks", "called lazy", "95%", "median pairs", "floor", "t, any look", "t, 64 pairs")
 _DRIFT = ("task", "trials", "found", "median delay", "longest", "false alarms", "overhead")
-
-
-def _over_all(line: Line) -> bool:
-    return line.family == "all"
 
 
 def own_row(line: Line) -> tuple[str, ...]:
@@ -104,7 +103,15 @@ def stress_row(row: Stress) -> tuple[str, ...]:
 def drift_row(row: Drift) -> tuple[str, ...]:
     """A task's."""
     longest = "-" if row.longest_delay is None else str(row.longest_delay)
-    return (row.task, str(row.trials), str(row.found), number(row.median_delay), longest, str(row.false_alarms), _percent(row.overhead))
+    return (
+        row.task,
+        str(row.trials),
+        str(row.found),
+        number(row.median_delay) + ("" if row.judged else " (not judged)"),
+        longest,
+        str(row.false_alarms),
+        _percent(row.overhead),
+    )
 
 
 def targets(bench: LazyBench) -> str:
@@ -129,7 +136,7 @@ def markdown(bench: LazyBench) -> str:
         lines = [line for line in bench.lines if line.margin == margin]
         ours, others = ([line for line in lines if (line.name == OURS) is own] for own in (True, False))
         parts.append(f"Margin {margin:g}:\n\n" + to_markdown(_OURS, [own_row(line) for line in ours]))
-        parts.append(to_markdown(_OTHERS, [other_row(line) for line in others if _over_all(line)]))
+        parts.append(to_markdown(_OTHERS, [other_row(line) for line in others if line.family == "all"]))
     if bench.stress:
         parts.append(to_markdown(_STRESS, [stress_row(row) for row in bench.stress]))
     if bench.drift:

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...envs.base import TeamEnv
-from ...envs.coalition import JOIN, CoalitionTask
+from ...envs.coalition import CoalitionTask
 from ...envs.foraging import Foraging
 from ...envs.matrix import MatrixTask
 from ...envs.native import NativeEnv, Outcome
@@ -219,7 +219,7 @@ def draw_team(family: str, index: int, generator: torch.Generator) -> PlantedTea
         return draw_coalition(GAMES[index % len(GAMES)], generator)
     if family == "plate-and-door":
         return plate_team(PLATE[index % len(PLATE)])
-    first = FIRST[family] if family in FIRST else ()
+    first = FIRST.get(family, ())
     if family == "foraging":
         drawn = drawn_members(4, ("random", "noop", "shadow", "saboteur"), generator)
         return foraging_team(first[index] if index < len(first) else drawn)

@@ -7,7 +7,6 @@ the team, for that run, is the mean over all the other episodes. So truth and te
     headroom[i]    = mean of R_k(good_i, pi_-i) - R_k(pi)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...credit.margin import Margin, measure_margin
-from ..evaluate import Episodes, seeds_from
-from ..worlds import Worlds, measure_effort
-from ..policies import Policy
+from ..evaluate import seeds_from
 from ..references import names_of
-
+from ..worlds import Worlds, measure_effort
 from .planted import PlantedTeam, is_native
 
 PAIRS = 64

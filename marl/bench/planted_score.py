@@ -50,7 +50,7 @@ class Record:
     env_steps: float
     """Per verdict."""
     judged: bool = True
-    """False where the team does not beat its reference, so that nobody can be judged."""
+    """False where the team truly does not beat its reference: nobody is to be judged. Refused for want of episodes is undecided."""
 
     @property
     def called_lazy(self) -> bool:
@@ -121,8 +121,8 @@ class Rates:
     env_steps_per_verdict: float | None
     rows: dict[str, tuple[int, int]]
     """Row -> (members, called lazy)."""
-    refused: int
-    """Members of teams that do not beat their reference."""
+    unjudged: int
+    """Members of teams that truly do not beat their reference."""
 
 
 def rates(records: Sequence[Record]) -> Rates:
@@ -157,7 +157,7 @@ def rates(records: Sequence[Record]) -> Rates:
         over_floor=_median([record.pairs / record.floor for record in found if record.floor]),
         env_steps_per_verdict=sum(record.env_steps for record in judged) / len(judged) if judged else None,
         rows={name: (len(group), sum(record.called_lazy for record in group)) for name, group in sorted(by_row.items())},
-        refused=len(records) - len(judged),
+        unjudged=len(records) - len(judged),
     )
 
 

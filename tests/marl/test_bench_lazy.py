@@ -9,7 +9,7 @@ from teamcredit.credit.evidence import begin, log_e_below, ranking, update
 from teamcredit.envs.spread_policy import landmark_mover
 from teamcredit.marl.bench import lazy as bench
 from teamcredit.marl.bench.lazy import OURS, Said, bench_lazy
-from teamcredit.marl.bench.lazy_drift import LONGEST, TURNS_AT, drift_of
+from teamcredit.marl.bench.lazy_drift import drift_of
 from teamcredit.marl.bench.lazy_report import markdown, to_text
 from teamcredit.marl.bench.lazy_stress import measure_stress, wilson
 from teamcredit.marl.bench.planted import GAMES, draw_coalition, draw_team, foraging_team, plate_team
@@ -42,12 +42,23 @@ def test_the_document_has_what_is_promised(found):
     document = json.loads(json.dumps(found.document()))
     ours = [line for line in document["detectors"] if line["name"] == OURS]
     assert [line["family"] for line in ours] == ["coalition", "plate-and-door", "all"]
-    promised = {"margin", "false_lazy_rate", "recall", "precision", "auc_16", "cannot_tell", "median_pairs", "floor", "env_steps_per_verdict"}
+    promised = {
+        "margin",
+        "false_lazy_rate",
+        "recall",
+        "precision",
+        "auc_16",
+        "cannot_tell",
+        "median_pairs",
+        "floor",
+        "env_steps_per_verdict",
+    }
     assert promised <= ours[0].keys()
     others = {line["name"] for line in document["detectors"]} - {OURS}
     assert others == {"no-op frequency", "action entropy", "mixer gradient", "mean COMA advantage", "LAIES index", "t-test",
                       "percentile bootstrap"}  # fmt: skip
-    assert "t-test" in to_text(found) and "| t-test |" in markdown(found)
+    assert "t-test" in to_text(found)
+    assert "| t-test |" in markdown(found)
 
 
 def test_the_same_seed_gives_the_same_figures_and_another_seed_other_teams(found):
@@ -69,7 +80,20 @@ def test_a_broken_detector_misses_its_targets(broken, missed):
 
 
 def test_check_exits_with_1_for_a_broken_detector_and_with_0_for_ours(monkeypatch, capsys):
-    words = ["bench", "lazy", "--quick", "--teams", "1", "--families", "coalition,plate-and-door", "--margin", "0.25", "--seed", "3", "--check"]
+    words = [
+        "bench",
+        "lazy",
+        "--quick",
+        "--teams",
+        "1",
+        "--families",
+        "coalition,plate-and-door",
+        "--margin",
+        "0.25",
+        "--seed",
+        "3",
+        "--check",
+    ]
     assert main(words) == 0
     monkeypatch.setattr(bench, "bench_lazy", functools.partial(bench_lazy, judge=call_all_lazy))
     assert main([*words, "--json"]) == 1
@@ -117,7 +141,7 @@ def test_rates_by_hand():
     assert (found.lazy, found.recall, found.false_lazy, found.innocent, found.false_lazy_rate) == (2, 0.5, 1, 3, 1 / 3)
     assert (found.precision, found.wrong_below, found.cannot_tell, found.harmful_found) == (0.5, 1, 0.25, 1.0)
     assert found.auc == pytest.approx(5 / 6)  # of 3 x 2 pairs only (1, 2) stands in the wrong order
-    assert (found.median_pairs, found.over_floor, found.refused) == (10, 2.0, 1)
+    assert (found.median_pairs, found.over_floor, found.unjudged) == (10, 2.0, 1)
     assert found.rows["dummy"] == (1, 0)
 
 
@@ -151,12 +175,13 @@ def test_luck_is_drawn_once_for_all_worlds_of_an_episode():
 
 def test_pool_and_truth_share_no_pairs():
     pool = play_pool(plate_team(("good", "half", "noop")), 3, SMALL, 0)
-    assert pool.differences.shape[-1] == PAIRS + SMALL.pairs and len(pool.team) == 3 * MARGIN_EPISODES
+    assert pool.differences.shape[-1] == PAIRS + SMALL.pairs
+    assert len(pool.team) == 3 * MARGIN_EPISODES
     everything = pool.differences.sum(-1)
     for number in range(3):
         truth = pool.truth_of(number)
         torch.testing.assert_close(truth.effect * truth.pairs + pool.pairs_of(number).sum(-1), everything)
-    assert float(pool.room[0].abs().max()) == 0 and float(pool.room[2].abs().max()) == 0  # good already; a dummy
+    assert not pool.room[[0, 2]].any()  # good already; a dummy
 
 
 def test_plate_and_doors_large_sample_truth_is_that_of_dynamic_programming():
@@ -228,7 +253,6 @@ def test_delay_is_counted_from_the_first_evaluation_of_the_turned_agent():
     seen, missed = drift_of("coalition", 3, 0, Sees), drift_of("coalition", 3, 0, Blind)
     assert (seen.found, seen.median_delay, seen.longest_delay, seen.false_alarms) == (3, 1.0, 1, 0)
     assert (missed.found, missed.median_delay, missed.false_alarms) == (0, None, 0)
-    assert TURNS_AT > 1 and LONGEST > 1
 
 
 def test_ranking_is_the_evidence_where_there_is_a_range_and_an_order_where_there_is_none():
@@ -236,4 +260,5 @@ def test_ranking_is_the_evidence_where_there_is_a_range_and_an_order_where_there
     known = update(begin(torch.tensor([0.2, 0.2]), 1.0), differences)
     assert torch.equal(ranking(known), log_e_below(known))
     unknown = update(begin(torch.tensor([0.2, 0.2]), 1.0, approximate=True), differences)
-    assert log_e_below(unknown).tolist() == [0.0, 0.0] and ranking(unknown)[0] > ranking(unknown)[1]
+    assert log_e_below(unknown).tolist() == [0.0, 0.0]
+    assert ranking(unknown)[0] > ranking(unknown)[1]
