@@ -41,11 +41,7 @@ def train_best_response(
         ConfigError: teammates with a memory, which collecting does not carry for others.
     """
     env, team = (run.env, run.team) if isinstance(run, Run) else run
-    if team.utility.initial_memory(1).shape[-1]:
-        raise ConfigError(
-            "a best response is trained beside memoryless teammates, and these are recurrent (network.kind gru)",
-            remedy="leave --best-response out; teammates' policies and older checkpoints are tried all the same",
-        )
+    refuse_memory(team)
     settings = (response_config(run, steps, seed) if isinstance(run, Run) else None) if config is None else config
     if settings is None:
         settings = Config(task=env.spec.name, algo="iql", steps=steps, seed=seed, compile="off")
@@ -56,6 +52,15 @@ def train_best_response(
     while not trainer.finished:
         trainer.round()
     return StandIn(Team(utility=trainer.team.utility)), trainer.counters.env_steps
+
+
+def refuse_memory(team: Team) -> None:
+    """ConfigError for a recurrent team."""
+    if team.utility.initial_memory(1).shape[-1]:
+        raise ConfigError(
+            "a best response is trained beside memoryless teammates, and these are recurrent (network.kind gru)",
+            remedy="leave --best-response out; teammates' policies and older checkpoints are tried all the same",
+        )
 
 
 def response_config(run: Run, steps: int, seed: int) -> Config:

@@ -141,7 +141,7 @@ def lazy(
     max_pairs: int = 512,
     seed: int = 0,
     return_range: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    look: bool = True,
+    no_look: bool = False,
     best_response: int = 0,
     check: bool = False,
     strict: bool = False,
@@ -165,8 +165,9 @@ def lazy(
         Another number (0 to 99), other episodes.
     return_range
         LO,HI: the lowest and highest possible team return of an episode, where the task declares none: verdicts are approximate without.
-    look
-        Look closer at agents of small effect: Shapley values, substitutes, and whether another policy in their place does better.
+    no_look
+        No closer look at agents of small effect (Shapley values, substitutes, whether another policy in their place does better): cheaper,
+        but then lazy may mean redundant or not needed.
     best_response
         Env steps to train a policy for each such agent beside its teammates, and try it in its place. 0: none.
     check
@@ -191,7 +192,7 @@ def lazy(
         seed=seed,
         return_range=parse_range(return_range),
         best_response=best_response,
-        look=look,
+        look=not no_look,
         on_progress=screen.say,
     )
     document = lazy_document(opened, report)

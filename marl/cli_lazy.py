@@ -105,10 +105,13 @@ def lazy_text(run: "Run", document: Mapping[str, Any]) -> str:
     gains = ", ".join(f"{number(gain)} over {reference}" for reference, gain in document["gains"].items())
     digests = ", ".join(f"{name} {entry['digest']}" for name, entry in document["references"].items())
     at = document["checkpoint"]
-    title = (
-        f"verdicts for {run.name} at {run.env_steps:,} env steps ({document['policy']} policies; checkpoint {at['name']}, {at['digest']}). "
+    judged = (
         f"The team gains {gains}. Margin: {document['margin']:g} of an equal share of that, {margins} ({document['unit']})"
+        if document["problem"] is None
+        else f"Nobody is judged: {document['problem']}"
     )
+    where = f"{document['policy']} policies; checkpoint {at['name']}, {at['digest']}"
+    title = f"verdicts for {run.name} at {run.env_steps:,} env steps ({where}). {judged}"
     stages = ", ".join(f"{name} {steps:,}" for name, steps in document["env_steps_by_stage"].items())
     notes = [
         f"{document['env_steps_played']:,} env steps played: {stages}. References: {digests}",
@@ -120,7 +123,8 @@ def lazy_text(run: "Run", document: Mapping[str, Any]) -> str:
         notes.append("warning: episodes are not paired, since the same seed does not give the same episode in this task")
     if lazy_names(document) and not document["candidates"]:
         notes.append(NOT_LOOKED)
-    return "\n".join([title, table(header, rows), *notes, *(entry["sentence"] for entry in document["agents"].values())])
+    sentences = [] if document["problem"] else [entry["sentence"] for entry in document["agents"].values()]
+    return "\n".join([title, table(header, rows), *notes, *sentences])
 
 
 def _row(name: str, entry: Mapping[str, Any], references: list[str]) -> tuple[str, ...]:

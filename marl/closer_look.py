@@ -33,6 +33,7 @@ SHARE_EPISODES = 128
 """Paired episodes behind Shapley values and interactions; half as many where environments are stepped one by one."""
 INFLUENCE_AT, SHARES_AT, HEADROOM_AT = 0, 1_000, 2_000
 """Where the seeds of each question begin, after LOOK_SEEDS."""
+BEST_RESPONSE = "its best response"
 Respond = Callable[[int], tuple[Policy, int]]
 """respond(agent) -> a policy trained for this agent beside these teammates, and the env steps it took."""
 
@@ -85,7 +86,7 @@ def closer_look(
     first = LOOK_SEEDS + shift
     shares = measure_shares(env, team, agents, stands, margin, alpha=alpha, episodes=episodes, first_seed=first + SHARES_AT)
     trained = {agent: respond(agent) for agent in agents} if respond is not None else {}
-    own = {agent: ("its best response", policy) for agent, (policy, _) in trained.items()}
+    own = {agent: (BEST_RESPONSE, policy) for agent, (policy, _) in trained.items()}
     rooms, steps = measure_headroom(
         env, team, agents, candidates, margin, own=own, alpha=alpha, max_pairs=max_pairs, batch=batch, first_seed=first + HEADROOM_AT,
         return_range=return_range, stated=stated,

@@ -230,6 +230,20 @@ def test_in_a_runs_agents_place_are_tried_teammates_random_and_its_older_checkpo
 def test_a_best_response_is_trained_only_if_asked_for(small_run):
     with pytest.raises(ConfigError, match="--best-response -1 must be at least 0"):
         find_lazy(small_run, best_response=-1)
-    policy, steps = train_best_response(small_run, 1, 64)
-    assert steps >= 64
-    assert isinstance(policy, StandIn)
+    recurrent = replace(small_run, config=replace(small_run.config, members=()))
+    recurrent.__dict__["team"] = Team(network(small_run.env, "gru"))
+    with pytest.raises(ConfigError, match="beside memoryless teammates"):
+        find_lazy(recurrent, best_response=16)
+
+
+def test_a_best_response_is_tried_in_its_own_agents_place_alone(tmp_path):
+    members = "guard=trained,walker=trained,dummy=trained"
+    run = train(
+        "native/plate-and-door", algo="vdn", steps=0, options={"members": members, "evaluation.final_episodes": 2}, out=tmp_path / "run"
+    )
+    lines: list[str] = []
+    report = find_lazy(run, margin_episodes=64, best_response=64, on_progress=lines.append)
+    assert "training a best response of dummy for 64 env steps" in lines
+    assert report.candidates == ("trained", "random", "its best response")
+    dummy = report.verdicts[2]
+    assert (dummy.verdict, dummy.look.headroom) == ("not-needed", 0.0)

@@ -50,6 +50,8 @@ def test_the_idle_member_of_a_scripted_foraging_team_is_found():
     assert (idler.identical, idler.effect[0], idler.pivotal[0]) == ((True, False), 0, 0)
     assert (mover.identical, mover.effect[1]) == ((False, True), 0)
     assert mover.effect[0] > mover.delta[0]
+    assert idler.look is not None
+    assert (idler.look.room, idler.look.stand_in, idler.look.substitutes, idler.look.share[0]) == ("shown", "forager", (), 0)
     assert 0 < mover.pivotal[0] < foragers[0].pivotal[0] <= 1
     assert report.env_steps == sum(report.stages.values())
 
@@ -150,6 +152,7 @@ def test_a_task_that_its_seed_does_not_settle_is_judged_unpaired_and_says_so():
     report = judge(env, FORAGERS, max_pairs=64, on_progress=lines.append)
     assert not report.paired
     assert "no two episodes are paired" in lines[0]
+    assert report.influence == (None, None)
     assert [verdict.verdict for verdict in report.verdicts] == ["contributing", "contributing"]
     assert judge(make("native/foraging-5x5-2p-1f"), FORAGERS, max_pairs=32).paired
 
