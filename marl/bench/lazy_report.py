@@ -36,8 +36,8 @@ LEGEND = """\
 false lazy: members called lazy of those that must not be (effect above twice the margin, guards, dummies, redundant, not needed); recall:
 of the truly lazy, within 512 pairs; above: called lazy with a true effect above the margin; x floor: pairs to a true lazy verdict over the
 fewest possible; AUC at 16 pairs; cannot tell: undecided, of the lazy and the negative. A baseline's false-lazy rate is at its pairs."""
-_OURS = ("family", "teams", "lazy", "recall", "precision", "false lazy", "rate", "above", "AUC", "cannot tell", "harmful", "pairs", "x floor",
-         *SPECIAL, "near", "steps a verdict")  # fmt: skip
+_OURS = ("family", "teams", "lazy", "recall", "precision", "false lazy", "rate", "above", "AUC", "cannot tell", "harmful", "pairs",
+         "x floor", *SPECIAL, "near", "steps a verdict")  # fmt: skip
 _OTHERS = ("baseline", "pairs", "lazy", "recall", "precision", "false lazy", "rate", "above", "AUC", *SPECIAL)
 _STRESS = ("agent", "margin/range", "simulations", "looks", "called lazy", "95%", "median pairs", "floor", "t, any look", "t, 64 pairs")
 _DRIFT = ("task", "trials", "found", "median delay", "longest", "false alarms", "overhead")

@@ -12,12 +12,13 @@ from teamcredit.marl.bench.lazy import OURS, Said, bench_lazy
 from teamcredit.marl.bench.lazy_drift import drift_of
 from teamcredit.marl.bench.lazy_report import markdown, to_text
 from teamcredit.marl.bench.lazy_stress import measure_stress, wilson
-from teamcredit.marl.bench.planted import GAMES, draw_coalition, draw_team, foraging_team, plate_team
+from teamcredit.marl.bench.planted import GAMES, LuckyCoalition, draw_coalition, draw_team, foraging_team, plate_team
 from teamcredit.marl.bench.planted_pool import MARGIN_EPISODES, PAIRS, Sizes, Truth, play_pool
 from teamcredit.marl.bench.planted_score import Record, auc, rates, row_of, truth_of
 from teamcredit.marl.cli import main
 from teamcredit.marl.evaluate import play, seeds_from
 from teamcredit.marl.policies import make_policy, random_policy
+from teamcredit.marl.trainer import scripted_policies
 
 SMALL = Sizes(pairs=256, margin=64, room=64)
 
@@ -158,7 +159,9 @@ def test_ties_count_half_in_the_auc():
 @pytest.mark.parametrize("kind", GAMES)
 def test_the_place_of_a_member_says_nothing_but_the_game_stays_the_same(kind):
     planted = draw_coalition(kind, torch.Generator().manual_seed(5), lazy="good")
+    assert isinstance(planted.env, LuckyCoalition)
     table = planted.env.table
+    assert table is not None
     n = planted.env.spec.num_agents
     alone_missing = torch.stack([table[-1] - table[(2**n - 1) ^ (1 << agent)] for agent in range(n)])
     needed = {agent for agent in range(n) if float(alone_missing[agent]) > 1e-6}
@@ -193,7 +196,7 @@ def test_plate_and_doors_large_sample_truth_is_that_of_dynamic_programming():
 def test_all_foragers_at_once_do_what_each_would_do_alone_but_in_a_corner():
     planted = foraging_team(("good", "half", "random", "shadow"))
     env = planted.env
-    forager = make_policy("forager", env.spec, env.scripted)
+    forager = make_policy("forager", env.spec, scripted_policies(env))
     state, view = env.reset(seeds_from(0, 200))
     same = []
     for _ in range(20):
@@ -229,7 +232,8 @@ def test_a_bound_that_looks_every_time_is_fooled_by_a_rare_event_and_the_test_is
     rows = measure_stress(200, 0, looks=300)
     boundary, power = [row for row in rows if row.kind == "boundary"], [row for row in rows if row.kind != "boundary"]
     assert all(row.low <= 0.05 and row.t_any_look > 0.3 for row in boundary)
-    assert all(row.lazy == 1.0 and row.median_pairs >= row.floor for row in power if row.kind == "always 0")
+    still = [row for row in power if row.kind == "always 0"]
+    assert all(row.lazy == 1.0 and row.floor <= (row.median_pairs or 0) <= 2 * row.floor for row in still)
 
 
 def test_delay_is_counted_from_the_first_evaluation_of_the_turned_agent():
