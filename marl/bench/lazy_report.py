@@ -38,7 +38,7 @@ of the truly lazy, within 512 pairs; above: called lazy with a true effect above
 fewest possible; AUC at 16 pairs; cannot tell: undecided, of the lazy and the negative. A baseline's false-lazy rate is at its pairs."""
 _OURS = ("family", "teams", "lazy", "recall", "precision", "false lazy", "rate", "above", "AUC", "cannot tell", "harmful", "pairs",
          "x floor", *SPECIAL, "near", "steps a verdict")  # fmt: skip
-_OTHERS = ("baseline", "pairs", "lazy", "recall", "precision", "false lazy", "rate", "above", "AUC", *SPECIAL)
+_OTHERS = ("baseline", "pairs", "lazy", "recall", "precision", "false lazy", "rate", "above", "AUC", "negative", *SPECIAL)
 _STRESS = ("agent", "margin/range", "simulations", "looks", "called lazy", "95%", "median pairs", "floor", "t, any look", "t, 64 pairs")
 _DRIFT = ("task", "trials", "found", "median delay", "longest", "false alarms", "overhead")
 
@@ -79,7 +79,7 @@ def other_row(line: Line) -> tuple[str, ...]:
         _percent(own.false_lazy_rate),
         str(own.wrong_below),
         _three(own.auc),
-        *(_called(line, role) for role in SPECIAL),
+        *(_called(line, role) for role in ("negative", *SPECIAL)),
     )
 
 

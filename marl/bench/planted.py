@@ -4,7 +4,7 @@
 |---|---|---|
 | coalition | one-step games drawn by the seed: additive with a dummy, airport, majority, either-or, weighted vote | good, rare, noop |
 | plate-and-door | guard, walker, dummy | good, half, random, noop |
-| foraging | native, 8x8, 4 players, 3 foods, 25 steps | good, half, random, noop, shadow, saboteur |
+| foraging | native, 8x8, 4 players, 3 foods, 25 steps | good, half, random, noop, pacer, shadow, saboteur |
 | spread | native, 4 agents | good, half, random, noop |
 | mpe | MPE2's simple_spread, 3 agents | the same |
 | lbf | lbforaging, 8x8, 3 players, 3 foods | good, half, random, noop |
@@ -31,7 +31,7 @@ from ...envs.registry import make
 from ...envs.spread import Spread
 from ..policies import Policy, Team, half_policy, make_policy, noop_policy, random_policy
 from ..references import Stand, default_references, reference_of
-from .planted_members import forager_policy, joiner, mover_policy, plant, rare_joiner
+from .planted_members import forager_policy, joiner, mover_policy, pacer, plant, rare_joiner
 
 GAMES = ("additive", "airport", "majority", "either-or", "vote")
 FAMILIES: dict[str, str] = {
@@ -140,6 +140,7 @@ def foraging_team(members: Sequence[str]) -> PlantedTeam:
     foods, players = 3, len(members)
     env = Foraging(rows=8, cols=8, num_players=players, num_food=foods, episode_limit=25)
     policies = _usual(env, forager_policy(foods, players))
+    policies["pacer"] = pacer
     for name in ("shadow", "saboteur"):
         policies[name] = make_policy(name, env.spec, env.scripted, torch.tensor([member == name for member in members]))
     name = ", ".join(members)
@@ -205,7 +206,7 @@ PLATE = (
 
 
 FIRST: dict[str, Sequence[Sequence[str]]] = {
-    "foraging": (("good", "half", "noop", "shadow"), ("good", "random", "good", "saboteur")),
+    "foraging": (("good", "half", "noop", "shadow"), ("good", "random", "good", "saboteur"), ("pacer", "good", "half", "half")),
     "spread": (("good", "half", "good", "noop"), ("random", "good", "good", "good")),
     "mpe": (("good", "random", "good"),),
     "lbf": (("good", "noop", "half"),),
@@ -221,7 +222,7 @@ def draw_team(family: str, index: int, generator: torch.Generator) -> PlantedTea
         return plate_team(PLATE[index % len(PLATE)])
     first = FIRST.get(family, ())
     if family == "foraging":
-        drawn = drawn_members(4, ("random", "noop", "shadow", "saboteur"), generator)
+        drawn = drawn_members(4, ("random", "noop", "shadow", "saboteur", "pacer"), generator)
         return foraging_team(first[index] if index < len(first) else drawn)
     if family in ("spread", "mpe"):
         drawn = drawn_members(4 if family == "spread" else 3, ("random", "noop", "half"), generator, 1)

@@ -85,6 +85,12 @@ def rare_joiner(view: View, clock: Clock) -> Int[Tensor, "env agent"]:
     return (uniform(split(clock.key(POLICY), 2 * agents)).unflatten(-1, (agents, 2))[..., 0] < RARELY).to(torch.int64)
 
 
+def pacer(view: View, clock: Clock) -> Int[Tensor, "env agent"]:
+    """On a board: north at even steps and south at odd ones where it can, which is busy and brings nothing."""
+    action = (1 + clock.step % 2).unsqueeze(-1).expand(view.alive.shape)
+    return torch.where(view.available.gather(-1, action.unsqueeze(-1)).squeeze(-1), action, 0)
+
+
 def plant(spec: TeamSpec, members: Sequence[str], policies: dict[str, Policy]) -> Team:
     """A team whose members follow the named policies, one override per policy."""
     kinds = list(dict.fromkeys(members))
