@@ -155,12 +155,29 @@ def log_e_below(evidence: Evidence) -> Float[Tensor, "*claim"]:
     return torch.logsumexp(evidence.log_wealth_below + _stakes()[1], -1)
 
 
+def ranking(evidence: Evidence) -> Float[Tensor, "*claim"]:
+    """`log_e_below`, also of fewer pairs than make approximate evidence: no evidence then, but an order of who looks smallest."""
+    if evidence.approximate:
+        return _asymptotic_log_e(evidence.count, evidence.total, evidence.total_square, evidence.delta, evidence.bound)
+    return log_e_below(evidence)
+
+
 def log_e_above(evidence: Evidence) -> Float[Tensor, "*claim"]:
     """log e for "mean > delta"."""
     if evidence.approximate:
         log_e = _asymptotic_log_e(evidence.count, -evidence.total, evidence.total_square, -evidence.delta, evidence.bound)
         return torch.where(evidence.count >= MIN_APPROXIMATE_PAIRS, log_e, 0.0)
     return torch.logsumexp(evidence.log_wealth_above + _stakes()[1], -1)
+
+
+def zeros_needed(evidence: Evidence, log_e: float) -> Float[Tensor, "*claim"]:
+    """About how many further pairs, all with difference 0, bring the evidence for "mean < delta" to `log_e` (range known, delta > 0).
+
+    By the best single stake, so too many by a few; the whole mixture is a little ahead of it.
+    """
+    stakes, log_share = _stakes()
+    growth = torch.log1p(stakes * (evidence.delta / (evidence.bound - evidence.delta)).unsqueeze(-1))
+    return ((log_e - evidence.log_wealth_below - log_share) / growth).amin(-1).clamp_min(0).ceil()
 
 
 def floor_pairs(delta: float, bound: float, alpha: float) -> int:

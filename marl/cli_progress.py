@@ -71,6 +71,10 @@ class TrainView:
         self.first_step = self.env_steps = self.steps = 0
         self.shown: dict[str, Any] = {"return": None, "epsilon": None, "loss": None}
         self.bar: Progress | None = None
+        self.watched: tuple[int, float] | None = None
+        """Env steps of the watch so far, and their share of training's own."""
+        self.noted: str | None = None
+        """What the newest look had to say, so that it is not said at every one."""
 
     def __enter__(self) -> "TrainView":
         return self
@@ -121,8 +125,30 @@ class TrainView:
         if self.bar is None and not event["final"]:
             self._line()
 
+    def _on_credit(self, event: dict[str, Any]) -> None:
+        self.watched = event["watch.env_steps"], event["watch.share"]
+        if self.screen.common.verbose or (event.get("note") and event["note"].partition(":")[0] != self.noted):
+            self._print(f"watch       {event.get('note') or 'looked'} ({event['watch.share']:.1%} more env steps so far)")
+        self.noted = event.get("note", "").partition(":")[0] or self.noted
+
+    def _on_suspect(self, event: dict[str, Any]) -> None:
+        if self.screen.common.verbose:
+            self._on_lazy(event)
+
+    _on_cleared = _on_undecided = _on_suspect
+
+    def _on_lazy(self, event: dict[str, Any]) -> None:
+        self.screen.log(f"{event['event']} at {event['env_steps']} env steps: {event['text']}")
+        self._print(f"watch       {event['env_steps']:,} env steps: {event['text']}")
+
+    _on_recovered = _on_cure = _on_lazy
+
     def _on_done(self, event: dict[str, Any]) -> None:
         self.screen.log(f"done at {event['env_steps']} env steps")
+        if self.watched is not None:
+            self._print(
+                f"watch       {self.watched[0]:,} env steps were played to watch the agents: {self.watched[1]:.1%} of training's own"
+            )
 
     def _line(self) -> None:
         self.last_line = time.monotonic()

@@ -297,6 +297,37 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class WatchConfig:
+    """Watching each agent's credit during training (--watch-credit), from paired episodes without exploration (marl/watch.py)."""
+
+    pairs: int = 8
+    """Pairs of episodes per agent and reference at each look."""
+    margin: float = 0.25
+    """Fraction of an equal share of the team's gain below which an agent does not pull its weight."""
+    alpha: float = 0.05
+    """Chance of any false "lazy" in the whole run."""
+    max_pairs: int = 512
+    """Pairs after which a suspicion is given up, undecided."""
+    overhead: float = 0.15
+    """Largest share of the training's own env steps that the watch may play; two thirds are for looks, the rest is kept for tests."""
+    references: tuple[str, ...] = ()
+    """What stands in an agent's place: noop, random, or both; unset: both, noop only where every agent has one."""
+    on_lazy: Literal["warn", "stop", "intervene"] = "warn"
+    """What follows when an agent is found lazy; stop: save and end with exit code 1; intervene: apply the cure to that agent."""
+    cure: str = "reset"
+    """What intervene does: transplant, reset, counterfactual or diligence (marl/cures.py)."""
+
+    def __post_init__(self):
+        _at_least("watch.pairs", self.pairs, 2)
+        _at_least("watch.max_pairs", self.max_pairs, self.pairs)
+        for name in ("margin", "alpha"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"watch.{name} {getattr(self, name)} must lie between 0 and 1")
+        if self.overhead <= 0:
+            raise ValueError(f"watch.overhead {self.overhead} must be above 0 (0.15: at most 15% more env steps)")
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -324,6 +355,8 @@ class Config:
     """Capture the loop as compiled graphs (of Python environments the learning alone); needs g++ or clang++; auto: in runs long enough."""
     workers: int = 0
     """Processes that step the copies of a Python environment (MPE2, PettingZoo, your own); 0: in this process. Changes no number."""
+    watch_credit: Literal["off", "evaluations"] | int = "off"
+    """Watch each agent's credit: off, at each evaluation, or every N env steps; an agent found lazy is reported (watch.on_lazy)."""
     env: dict[str, Any] = field(default_factory=dict)
     """Options of the task itself (--env.NAME VALUE)."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -336,11 +369,16 @@ class Config:
     redistribution: RedistributionConfig = field(default_factory=RedistributionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
 
     def __post_init__(self):
         _at_least("steps", self.steps, 0)
         _at_least("workers", self.workers, 0)
         refuse_run_options(self.env)
+        if self.watch_credit == 0 or (isinstance(self.watch_credit, int) and self.watch_credit < 0):
+            raise ValueError(f"watch_credit {self.watch_credit} must be at least 1 env step, or off, or evaluations")
+        if self.watch.on_lazy != "warn" and self.watch_credit == "off":
+            raise ValueError(f"watch.on_lazy {self.watch.on_lazy} needs somebody who looks: --watch-credit evaluations")
         recurrent, replay, learner = self.network.kind == "gru", self.replay, self.learner
         if recurrent and replay.window == 1:
             raise ValueError(

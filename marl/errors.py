@@ -106,6 +106,13 @@ class WorkerLost(UserError):
         super().__init__(f"{died} ({why}). Saved at {env_steps} env steps. Go on with: {remedy}", remedy=remedy)
 
 
+class LazyAgent(UserError):
+    """An agent was found lazy in training and --on-lazy stop was said; saved. Like `marl lazy --check`, the answer is no."""
+
+    exit = 1
+    kind = "lazy-agent"
+
+
 class Interrupted(UserError):
     """Stopped by a signal, after a checkpoint was written."""
 

@@ -9,10 +9,11 @@ from typing import Any
 from ..envs.errors import WorkerDied
 from . import checkpoint as checkpoints
 from .checkpoint import Content
-from .errors import Diverged, Interrupted, WorkerLost
-from .evaluate import Evaluation
+from .errors import Diverged, Interrupted, LazyAgent, WorkerLost
+from .evaluate import Episodes, summarise
 from .folder import Event, Logbook, write_atomically
 from .trainer import Trainer
+from .watching import make_watcher
 
 
 class Rounds:
@@ -38,17 +39,21 @@ class Rounds:
         self.every = self.config.evaluation.every or max(self.config.steps // 20, 1)
         self.marks: dict[str, Any] = (meta or {}).get("marks") or {"logged": 0, "checked": 0, "evaluated": 0, "saved": 0, "closed": False}
         """The env steps at which each thing was done last."""
+        self.watcher = make_watcher(self.config, trainer.env, (meta or {}).get("watch"))
 
     def finish(self) -> None:
         """Rounds up to the run's steps, then the last evaluation.
 
         Raises:
             Interrupted: a signal came; saved. WorkerLost: a worker process died; saved. Diverged: a gradient is not finite; not saved.
+            LazyAgent: one was found and --on-lazy stop was said; saved.
         """
         self.begin()
         try:
             if self.marks.get("owes_evaluation"):
                 self._evaluate_and_save()
+            if self.marks.get("owes_look"):
+                self._look_and_save()
             while not self.trainer.finished:
                 self.trainer.round()
                 self.after_round()
@@ -77,6 +82,8 @@ class Rounds:
             self._evaluate_and_save()
         elif self._is_due("saved", config.checkpoint.every):
             self.save()
+        if isinstance(config.watch_credit, int) and self._is_due("watched", config.watch_credit) and not trainer.finished:
+            self._look_and_save()
 
     def end(self) -> None:
         """The last evaluation, where it was not yet made."""
@@ -97,20 +104,51 @@ class Rounds:
 
     def _is_due(self, mark: str, interval: int) -> bool:
         here = self.trainer.counters.env_steps  # marks are env steps, since --steps may have changed the interval
-        if interval and here // interval > self.marks[mark] // interval:
+        if interval and here // interval > self.marks.get(mark, 0) // interval:
             self.marks[mark] = here
             return True
         return False
 
     def _evaluate_and_save(self) -> None:
         self.marks["owes_evaluation"] = True  # a worker may die in it; then the resumed run makes up for it
-        self._evaluate(self.config.evaluation.episodes)
+        played = self._evaluate(self.config.evaluation.episodes)
+        lazy = self._look(played) if self.config.watch_credit == "evaluations" else []
         del self.marks["owes_evaluation"]
         self._is_due("saved", self.config.checkpoint.every)
         self.save()
+        self._stop_if_lazy(lazy)
+
+    def _look_and_save(self) -> None:
+        """A look between evaluations."""
+        self.marks["owes_look"] = True
+        lazy = self._look(self.trainer.play(self.config.evaluation.episodes))
+        del self.marks["owes_look"]
+        self.save()
+        self._stop_if_lazy(lazy)
+
+    def _look(self, played: Episodes) -> list[str]:
+        """The watcher's look at the team that `played` an evaluation; who was found lazy."""
+        if self.watcher is None:
+            return []
+        records = self.watcher.look(self.trainer.team, self.trainer.counters.env_steps, played)
+        for record in records:
+            self.logbook.write(record)
+        return [record["agent"] for record in records if record["event"] == "lazy"]
+
+    def _stop_if_lazy(self, lazy: list[str]) -> None:
+        """LazyAgent, after saving, where the run is to stop for one."""
+        if lazy and self.config.watch.on_lazy == "stop":
+            at, remedy = self.trainer.counters.env_steps, f"marl lazy {self.folder}"
+            verb = "does not pull its" if len(lazy) == 1 else "do not pull their"
+            message = (
+                f"stopped at {at} env steps: {', '.join(lazy)} {verb} weight; saved. Go on all the same with: marl resume {self.folder}"
+            )
+            raise LazyAgent(message, remedy=remedy)
 
     def _close(self) -> None:
-        final = self._evaluate(self.config.evaluation.final_episodes, final=True)
+        played = self._evaluate(self.config.evaluation.final_episodes, final=True)
+        final = summarise(played, self.trainer.env.spec.agents)
+        self._look(played)  # training is over: whoever is lazy now is reported and nothing else follows
         self.marks |= {"closed": True, "steps": self.config.steps}
         result = {
             "env_steps": self.trainer.counters.env_steps,
@@ -119,15 +157,16 @@ class Rounds:
         write_atomically(self.folder / "result.json", json.dumps(result) + "\n")  # before the checkpoint that says the run is closed
         self.save()
 
-    def _evaluate(self, episodes: int, *, final: bool = False) -> Evaluation:
-        result = self.trainer.evaluate(episodes)
+    def _evaluate(self, episodes: int, *, final: bool = False) -> Episodes:
+        played = self.trainer.play(episodes)
+        result = summarise(played, self.trainer.env.spec.agents)
         self.logbook.write(
             {
                 "event": "evaluation", "env_steps": self.trainer.counters.env_steps, "return": result.mean,
                 "interval": result.interval, "episodes": episodes, "agent_return": result.agent_return, "final": final,
             }
         )  # fmt: skip
-        return result
+        return played
 
     def _refuse_infinite(self) -> None:
         """Diverged where a gradient that was summed up is not finite."""
@@ -139,5 +178,7 @@ class Rounds:
         content, root = self.trainer.dump(), self.folder / "checkpoints"
         self._refuse_infinite()
         extra = {"marks": dict(self.marks), "metrics_bytes": self.logbook.flush(), "seconds": self.logbook.seconds}
+        if self.watcher is not None:
+            extra["watch"] = self.watcher.dump()
         checkpoints.save(root, self.trainer.counters.env_steps, Content({"trainer": content.meta, **extra}, content.groups))
         checkpoints.drop_replays(root, self.config.checkpoint.replay)

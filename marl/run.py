@@ -25,6 +25,7 @@ from .presets import own_presets, preset_layers
 from .resolve import Resolved, convert, merge, read_environment, read_file, resolve
 from .rounds import Rounds
 from .trainer import RewardScale, Trainer, load_networks, make_learner, mix_seed, scripted_policies
+from .watching import make_watcher
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def start(
     probe(env)
     say = _teller(on_event)
     trainer = Trainer(config, env, announce=say)
+    make_watcher(config, env)  # refuses what cannot be watched before anything is written
     say(settings_line(resolved))
     if config.workers > config.replay.num_envs:
         copies = f"{config.replay.num_envs} cop{'y is' if config.replay.num_envs == 1 else 'ies are'} stepped while collecting"

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint as checkpoints
-from .errors import Diverged, Interrupted, UserError
+from .errors import ConfigError, Diverged, Interrupted, UserError
 from .folder import Event, Logbook, new_folder, seed_folder
 from .resolve import Resolved
 from .rounds import Rounds
 from .run import Run, configure, make_env, probe, settings_line
 from .seeds import Together
+from .watching import make_watcher
 
 
 def train_seeds(
@@ -54,6 +55,12 @@ def start_together(
     def say(text: str) -> None:
         tell({"event": "note", "text": text})
 
+    if layers[0].config.watch.on_lazy != "warn":
+        raise ConfigError(
+            f"--vectorize-seeds: --on-lazy {layers[0].config.watch.on_lazy} concerns one seed, and all of them move together",
+            remedy="--jobs 2 instead: a process per seed, two at a time",
+        )
+    make_watcher(layers[0].config, env)
     together = Together([resolved.config for resolved in layers], env, announce=say)
     say(settings_line(layers[0]))
     folders = _new_folders(layers, out)

@@ -22,7 +22,7 @@ from .config import Config
 from .data import Minibatch
 from .engine import CaptureFailed, Engine
 from .errors import CheckpointIncompatible, ConfigError, suggest
-from .evaluate import PROGRESS_SEEDS, Evaluation, play, seeds_from, summarise
+from .evaluate import PROGRESS_SEEDS, Episodes, Evaluation, play, seeds_from, summarise
 from .exploration import epsilon_at
 from .learners import ALGORITHMS
 from .learners.base import AGENTS, Context, Learner, Loss
@@ -354,7 +354,11 @@ class Trainer:
 
     def evaluate(self, episodes: int) -> Evaluation:
         """Evaluation of the team as it stands, on the same episodes each time."""
-        return summarise(play(self.env, self.team, seeds_from(PROGRESS_SEEDS, episodes)), self.env.spec.agents)
+        return summarise(self.play(episodes), self.env.spec.agents)
+
+    def play(self, episodes: int) -> Episodes:
+        """The episodes of an evaluation."""
+        return play(self.env, self.team, seeds_from(PROGRESS_SEEDS, episodes))
 
     def dump(self) -> Content:
         """Everything a later process needs to go on as if nothing had happened."""

@@ -1,0 +1,290 @@
+"""The watcher of a run (`--watch-credit`): plays the looks of watch.py on the team as it stands, within a budget of env steps.
+
+Training is not touched: looks have episode seeds of their own, each used once, and draw on no generator of the run. What is remembered
+goes into the checkpoint, so a resumed run goes on with the evidence of the unbroken one.
+
+Budget. After N env steps of training the watch has played at most `overhead` * N env steps: looks two thirds of that, tests of suspects
+what is left. A look that would cost more is played with fewer pairs, below two it is skipped; its record says so. What a look costs is
+foretold from the episodes before it, so the share can be exceeded by the error of one forecast, which the next look pays back.
+"""
+
+import copy
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..credit.evidence import Evidence
+from ..credit.intervals import t_interval
+from ..envs.base import TeamEnv
+from .config import Config
+from .errors import ConfigError
+from .evaluate import Episodes, seeds_from
+from .policies import Team
+from .watch import Alarm, Look, WatchState, begin_watch, observe, restarted
+from .worlds import Worlds, measure_choice, measure_effort
+
+WATCH_SEEDS = 1_000_000_000
+"""Where the episode seeds of looks begin; far beyond those of evaluate.py."""
+FEWEST_REFERENCE_EPISODES, REFERENCE_EPISODES = 16, 64
+"""Episodes in which everybody follows a reference: fewest to judge anybody by, and most, twice as many as pairs at each look. What they
+return does not change while the team learns."""
+LOOKS_SHARE = 2 / 3
+"""Of the budget."""
+CHOICE_FLOOR, IDLE_BELOW = 0.02, 0.1
+"""As in credit/classes.py: who is not assessed, and who is idle."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Env steps played, and the next unused seed."""
+
+    env_steps: int = 0
+    test_steps: int = 0
+    """Those of `env_steps` that tests of suspects took."""
+    next_seed: int = WATCH_SEEDS
+    length: float = 0.0
+    """Mean env steps of an episode of the newest pairs."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the team earns beyond its references."""
+
+    mean: Float[Tensor, " reference"]
+    low: Float[Tensor, " reference"]
+    """Lower end of its 95% interval (t, approximate)."""
+
+
+def measure_gain(team: Float[Tensor, " episode"], references: Float[Tensor, "reference other_episode"]) -> Gain:
+    """From returns of the team and, on other episodes, of everybody following each reference (Welch's standard error)."""
+    team, references = team.to(torch.float64), references.to(torch.float64)
+    mean = team.mean() - references.mean(-1)
+    error = (team.var() / len(team) + references.var(-1) / references.shape[-1]).sqrt()
+    return Gain(mean, mean - 2.1 * error)
+
+
+class Watcher:
+    """Looks at a run's team, and what it remembers between looks."""
+
+    def __init__(self, config: Config, env: TeamEnv, saved: dict[str, Any] | None = None):
+        """`saved`: what `dump` gave, of a run that goes on. ConfigError for a task or references that cannot be watched."""
+        from .references import default_references, reference_policy
+
+        spec = env.spec
+        if spec.num_agents < 2:
+            raise ConfigError(f"--watch-credit: {spec.name} has one agent, and laziness is about one agent among teammates")
+        self.env, self.rules = env, config.watch
+        self.references = self.rules.references or default_references(spec)
+        self.policies = [reference_policy(name, spec) for name in self.references]
+        self.state, self.ledger = begin_watch(spec.num_agents, len(self.references)), Ledger()
+        self.reference_returns = torch.zeros(len(self.references), 0, dtype=torch.float64)
+        self.seen: tuple[float, float] | None = None
+        """Lowest and highest return so far."""
+        if saved is not None:
+            self._restore(saved)
+
+    @property
+    def bound(self) -> float:
+        """R: the declared width of one episode's return; else of those seen before the pairs at hand, which makes verdicts approximate."""
+        low, high = self.env.spec.return_range or self.seen or (0.0, 0.0)
+        return high - low
+
+    @property
+    def approximate(self) -> bool:
+        """True where the task declares no range of returns."""
+        return self.env.spec.return_range is None
+
+    def look(self, team: Team, env_steps: int, evaluated: Episodes) -> list[dict[str, Any]]:
+        """The records of one look at a team after `env_steps` of training: first the credit, then what changed about whom.
+
+        `evaluated` are other episodes of the same team: its gain, and how much its agents do, are measured on them. Nothing of a look
+        that is broken off (a worker died) is kept.
+        """
+        ahead = copy.copy(self)
+        records = ahead._look(team, env_steps, evaluated)
+        vars(self).update(vars(ahead))
+        return records
+
+    def restart(self, agent: int) -> None:
+        """After a cure: the evidence about this agent is of another policy."""
+        self.state = restarted(self.state, agent)
+
+    def _look(self, team: Team, env_steps: int, evaluated: Episodes) -> list[dict[str, Any]]:
+        spec, rules = self.env.spec, self.rules
+        pairs, note = self._affordable(env_steps, evaluated)
+        if pairs < 2:
+            return [self._record(env_steps, pairs=0, note=note)]
+        self._play_references(team, 2 * pairs)
+        self._widen(evaluated.returns, self.reference_returns)
+        gain = measure_gain(evaluated.returns, self.reference_returns)
+        delta = rules.margin * gain.mean / spec.num_agents
+        alarms: tuple[Alarm, ...] = ()
+        enough = self.reference_returns.shape[1] >= FEWEST_REFERENCE_EPISODES
+        if enough and bool((gain.low > 0).all() and (delta < self.bound).all()):
+            self.state, look = observe(
+                self.state, lambda agents, number: self._pairs(team, agents, number), delta, bound=self.bound, alpha=rules.alpha,
+                pairs=pairs, max_pairs=rules.max_pairs, judged=torch.tensor(measure_choice(evaluated)) >= CHOICE_FLOOR,
+                test_budget=rules.overhead * env_steps - self.ledger.env_steps - self._cost(pairs, self.ledger.length),
+            )  # fmt: skip
+            self.ledger = replace(self.ledger, test_steps=self.ledger.test_steps + look.test_steps)
+            differences, alarms, notes = look.differences, look.alarms, [note, self._waiting(look)]
+        else:
+            differences, _ = self._pairs(team, tuple(range(spec.num_agents)), pairs)
+            notes = [note, "nobody is judged: the team does not clearly beat its references yet"]
+        credit = self._record(
+            env_steps, pairs=pairs, note="; ".join(filter(None, notes)) or None, differences=differences, gain=gain.mean, delta=delta
+        )
+        effort = measure_effort(evaluated, spec)
+        return [credit, *(self._told(env_steps, alarm, effort[alarm.agent]) for alarm in alarms)]
+
+    def _affordable(self, env_steps: int, evaluated: Episodes) -> tuple[int, str | None]:
+        """How many pairs the budget allows now, and why not as many as asked for."""
+        length, wanted = self.ledger.length or evaluated.env_steps / len(evaluated.returns), self.rules.pairs
+        everything = self.rules.overhead * env_steps - self.ledger.env_steps
+        for_looks = LOOKS_SHARE * self.rules.overhead * env_steps - (self.ledger.env_steps - self.ledger.test_steps)
+        left = min(everything, for_looks)
+        pairs = wanted
+        while pairs >= 2 and self._cost(pairs, length) > left:
+            pairs -= 1
+        if pairs == wanted:
+            return pairs, None
+        share = f"{LOOKS_SHARE * self.rules.overhead:.0%} of training's env steps"
+        what = "skipped" if pairs < 2 else f"shortened to {pairs} of {wanted} pairs"
+        return pairs, f"{what}: {wanted} pairs would take {self._cost(wanted, length):,.0f} env steps and looks may take {share}"
+
+    def _cost(self, pairs: int, length: float) -> float:
+        """Env steps of a look, foretold."""
+        references, agents = len(self.references), self.env.spec.num_agents
+        missing = min(REFERENCE_EPISODES - self.reference_returns.shape[1], 2 * pairs)
+        return length * (pairs * (1 + agents * references) + missing * references)
+
+    def _waiting(self, look: Look) -> str | None:
+        if not look.waiting:
+            return None
+        names = ", ".join(self.env.spec.agents[agent] for agent in look.waiting)
+        return f"{names} under suspicion: a test takes {look.needed} pairs or more, and it goes on when the budget allows; evidence is kept"
+
+    def _fresh(self, count: int) -> Tensor:
+        """Episode seeds that were never used."""
+        first = self.ledger.next_seed
+        self.ledger = replace(self.ledger, next_seed=first + count)
+        return seeds_from(first, count)
+
+    def _worlds(self, team: Team) -> Worlds:
+        return Worlds(self.env, team, self.policies, return_range=self.env.spec.return_range)
+
+    def _count(self, worlds: Worlds) -> None:
+        self.ledger = replace(self.ledger, env_steps=self.ledger.env_steps + worlds.env_steps)
+
+    def _play_references(self, team: Team, most: int) -> None:
+        """Some more episodes in which everybody follows a reference, until there are enough."""
+        number = min(REFERENCE_EPISODES - self.reference_returns.shape[1], most)
+        if number:
+            worlds = self._worlds(team)
+            self.reference_returns = torch.cat([self.reference_returns, worlds.all_replaced(self._fresh(number))], 1)
+            self._count(worlds)
+
+    def _pairs(self, team: Team, agents: tuple[int, ...], number: int) -> tuple[Tensor, int]:
+        """R_k(pi) - R_k(rho_i, pi_-i) on `number` fresh episodes (agent, reference, pair), all worlds side by side; and their env steps."""
+        worlds = self._worlds(team)
+        pairs = [(agent, which) for agent in agents for which in range(len(self.policies))]
+        played = worlds.side_by_side(pairs, self._fresh(number))
+        returns = played.returns.view(-1, number)
+        self._count(worlds)
+        self.ledger = replace(self.ledger, length=played.env_steps / len(played.returns))
+        differences = (returns[0] - returns[1:]).view(len(agents), len(self.policies), number)
+        if self.approximate:  # a bet needs a range that was fixed before its pairs; what lies beyond it counts as its end
+            differences = differences.clamp(-self.bound, self.bound)
+        return differences, played.env_steps
+
+    def _widen(self, *returns: Tensor) -> None:
+        """Take returns into the span of those seen."""
+        every = torch.cat([values.flatten() for values in returns])
+        low, high = self.seen or (float(every.min()), float(every.max()))
+        self.seen = (min(low, float(every.min())), max(high, float(every.max())))
+
+    def _record(self, env_steps: int, *, pairs: int, note: str | None, **figures: Tensor) -> dict[str, Any]:
+        """The line of the credit timeline."""
+        names, agents = self.references, self.env.spec.agents
+        record: dict[str, Any] = {"event": "credit", "env_steps": env_steps, "pairs": pairs, "credit": None}
+        if "differences" in figures:
+            differences = figures["differences"]
+            worst = max(float(differences.abs().max()), 1e-9)
+            low, high = t_interval(differences, worst=worst)
+            record["credit"] = {
+                agent: {
+                    name: {"effect": float(differences[i, r].mean()), "interval": [float(low[i, r]), float(high[i, r])]}
+                    for r, name in enumerate(names)
+                }
+                for i, agent in enumerate(agents)
+            }
+            record["status"] = dict(zip(agents, self.state.status, strict=True))
+            record |= {key: dict(zip(names, figures[key].tolist(), strict=True)) for key in ("gain", "delta")}
+        record |= {"watch.env_steps": self.ledger.env_steps, "watch.share": self.ledger.env_steps / max(env_steps, 1)}
+        return record | ({} if note is None else {"note": note})
+
+    def _told(self, env_steps: int, alarm: Alarm, effort: float | None) -> dict[str, Any]:
+        """An alarm as a record, with a sentence for people."""
+        agent = self.env.spec.agents[alarm.agent]
+        effects = ", ".join(f'{effect:.3g} against "{name}"' for effect, name in zip(alarm.effect, self.references, strict=True))
+        margin, on = f"{max(alarm.delta):.3g}", f"over {alarm.pairs} pairs of episodes"
+        about = " (approximately: the task declares no range of returns)" if self.approximate else ""
+        verdict = "lazy-idle" if effort is not None and effort < IDLE_BELOW else "lazy-busy"
+        sentence = {
+            "suspect": f"{agent} may not pull its weight: the team loses {effects} without it, {on}; it is tested",
+            "cleared": f"{agent} pulls its weight: the team loses {effects} without it, {on}",
+            "undecided": f"{agent} cannot be judged: the team loses {effects} without it, {on}; the margin is {margin}",
+            "lazy": f"{agent} does not pull its weight{about}: the team loses {effects} without it, less than {margin}, {on}; "
+            "whether teammates stand in for it or nobody could do better there is not looked at here (marl lazy RUN does)",
+            "recovered": f"{agent} pulls its weight again: the team loses {effects} without it, {on}",
+        }[alarm.kind]
+        record = {"event": alarm.kind, "env_steps": env_steps, "agent": agent, "text": sentence, "pairs": alarm.pairs}
+        if alarm.kind == "lazy":
+            record |= {"verdict": verdict, "approximate": self.approximate}
+        return record | {
+            "effort": effort, "evidence": alarm.evidence, "effect": dict(zip(self.references, alarm.effect, strict=True)),
+            "delta": dict(zip(self.references, alarm.delta, strict=True)),
+        }  # fmt: skip
+
+    def dump(self) -> dict[str, Any]:
+        """What is remembered, as JSON values (numbers come back exactly)."""
+        state = self.state
+        return {
+            "references": list(self.references), "ledger": asdict(self.ledger), "seen": self.seen and list(self.seen),
+            "status": list(state.status),
+            "reference_returns": self.reference_returns.tolist(), "bound": state.evidence.bound,
+            "evidence": {name: _listed(getattr(state.evidence, name)) for name in _EVIDENCE},
+            **{name: _listed(getattr(state, name)) for name in _TENSORS},
+        }  # fmt: skip
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        evidence = {name: _tensor(saved["evidence"][name], getattr(self.state.evidence, name)) for name in _EVIDENCE}
+        tensors = {name: _tensor(saved[name], getattr(self.state, name)) for name in _TENSORS}
+        remembered = Evidence(bound=saved["bound"], approximate=False, **evidence)
+        self.state = WatchState(evidence=remembered, status=tuple(saved["status"]), **tensors)
+        self.ledger, self.seen = Ledger(**saved["ledger"]), None if saved["seen"] is None else tuple(saved["seen"])
+        self.reference_returns = torch.tensor(saved["reference_returns"], dtype=torch.float64)
+
+
+def make_watcher(config: Config, env: TeamEnv, saved: dict[str, Any] | None = None) -> Watcher | None:
+    """The watcher that a configuration asks for; ConfigError where this task or these references cannot be watched."""
+    return None if config.watch_credit == "off" else Watcher(config, env, saved)
+
+
+_EVIDENCE = ("delta", "count", "total", "total_square", "log_wealth_below", "log_wealth_above")
+_TENSORS = ("suspicions", "low_looks", "pairs", "total")
+
+
+def _listed(values: Tensor) -> list[Any]:
+    """A tensor as lists; -inf, which JSON has no word for, as null."""
+    return [_listed(row) for row in values] if values.dim() > 1 else [None if value == -torch.inf else value for value in values.tolist()]
+
+
+def _tensor(values: list[Any], like: Tensor) -> Tensor:
+    def filled(part: Any) -> Any:
+        return [filled(item) for item in part] if isinstance(part, list) else -torch.inf if part is None else part
+
+    return torch.tensor(filled(values), dtype=like.dtype)
