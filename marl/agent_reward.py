@@ -74,9 +74,9 @@ def immediate_rewards(env: TeamEnv, state: Any, joint: Int[Tensor, "way env agen
     return env.step(copies, joint.flatten(0, 1), autoreset=False)[1].reward.view(ways, count)
 
 
-def make_agent_reward(config: Config, env: TeamEnv) -> AgentReward | None:
-    """What a configuration asks for, None for the team's own reward; ConfigError where this task has no such reward."""
-    kind, spec = config.agent_reward, env.spec
+def make_agent_reward(config: Config, env: TeamEnv, kind: str | None = None) -> AgentReward | None:
+    """What a configuration asks for (or `kind`), None for the team's own reward; ConfigError where this task has no such reward."""
+    kind, spec = kind or config.agent_reward, env.spec
     if kind == "team":
         return None
     if isinstance(env, PettingZooTeam):
@@ -123,4 +123,4 @@ def _shares(kind: str, num_agents: int) -> tuple[Bool[Tensor, "coalition agent"]
 
 def rewards_learned_from(config: Config, rollout: Rollout) -> Float[Tensor, " reward"]:
     """The rewards of a fresh batch as they enter the targets: the team's, or each learning agent's own."""
-    return rollout.reward.flatten() if config.agent_reward == "team" else rollout.agent_reward[rollout.alive]
+    return rollout.agent_reward[rollout.alive] if config.pays_agents else rollout.reward.flatten()

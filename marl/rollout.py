@@ -97,10 +97,13 @@ def advance(
     state, step, next_view = env.step(carry.state, action)
     done = step.terminated | step.truncated
     agent_reward = step.reward.unsqueeze(-1).expand(-1, num_agents) if step.agent_reward is None else step.agent_reward
+    reward = step.reward
+    if team.bonus is not None:
+        reward = reward + (team.bonus(env, carry.state, view, action, step.reward, clock) - step.reward.unsqueeze(-1)).sum(-1)
     paid = agent_reward if team.pay is None else team.pay(env, carry.state, view, action, step.reward, clock)
     row = {
         "obs": view.obs, "state": view.state, "available": view.available, "alive": view.alive & learns, "action": action,
-        "behaviour": behaviour.to(torch.float32).masked_fill(~learns, 1.0), "reward": step.reward.to(torch.float32),
+        "behaviour": behaviour.to(torch.float32).masked_fill(~learns, 1.0), "reward": reward.to(torch.float32),
         "agent_reward": paid.to(torch.float32), "terminated": step.terminated, "truncated": step.truncated,
         "episode_start": carry.episode_start, "next_obs": step.after.obs, "next_state": step.after.state,
         "next_available": step.after.available, "next_alive": step.after.alive & learns,
@@ -124,7 +127,7 @@ def collect(
     carry: Carry,
     team: Team,
     *,
-    epsilon: float,
+    epsilon: float | Tensor,
     steps: int,
     policy_version: int = 0,
     actor: int = 0,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..credit.evidence import Evidence
@@ -83,6 +83,10 @@ class Watcher:
         self.reference_returns = torch.zeros(len(self.references), 0, dtype=torch.float64)
         self.seen: tuple[float, float] | None = None
         """Lowest and highest return so far."""
+        self.resting: dict[int, int] = {}
+        """Agents that were cured, and the env steps from which on they are judged again."""
+        self.newest: Float[Tensor, "agent reference"] | None = None
+        """Mean differences at the newest look of this process."""
         if saved is not None:
             self._restore(saved)
 
@@ -108,9 +112,16 @@ class Watcher:
         vars(self).update(vars(ahead))
         return records
 
-    def restart(self, agent: int) -> None:
-        """After a cure: the evidence about this agent is of another policy."""
-        self.state = restarted(self.state, agent)
+    def restart(self, agent: int, until: int) -> None:
+        """After a cure: the evidence about this agent is of another policy, and it is not judged before `until` env steps."""
+        self.state, self.resting = restarted(self.state, agent), {**self.resting, agent: until}
+
+    def best_teammate(self, agent: int, learns: Bool[Tensor, " agent"]) -> int | None:
+        """The learning teammate with the largest effect at the newest look (the least over references); None without one."""
+        assert self.newest is not None, "a cure follows a look"
+        able = learns.clone()
+        able[agent] = False
+        return int(self.newest.amin(-1).masked_fill(~able, -torch.inf).argmax()) if bool(able.any()) else None
 
     def _look(self, team: Team, env_steps: int, evaluated: Episodes) -> list[dict[str, Any]]:
         spec, rules = self.env.spec, self.rules
@@ -126,7 +137,7 @@ class Watcher:
         if enough and bool((gain.low > 0).all() and (delta < self.bound).all()):
             self.state, look = observe(
                 self.state, lambda agents, number: self._pairs(team, agents, number), delta, bound=self.bound, alpha=rules.alpha,
-                pairs=pairs, max_pairs=rules.max_pairs, judged=torch.tensor(measure_choice(evaluated)) >= CHOICE_FLOOR,
+                pairs=pairs, max_pairs=rules.max_pairs, judged=self._judged(evaluated, env_steps),
                 test_budget=rules.overhead * env_steps - self.ledger.env_steps - self._cost(pairs, self.ledger.length),
             )  # fmt: skip
             self.ledger = replace(self.ledger, test_steps=self.ledger.test_steps + look.test_steps)
@@ -134,11 +145,17 @@ class Watcher:
         else:
             differences, _ = self._pairs(team, tuple(range(spec.num_agents)), pairs)
             notes = [note, "nobody is judged: the team does not clearly beat its references yet"]
+        self.newest = differences.mean(-1)
         credit = self._record(
             env_steps, pairs=pairs, note="; ".join(filter(None, notes)) or None, differences=differences, gain=gain.mean, delta=delta
         )
         effort = measure_effort(evaluated, spec)
         return [credit, *(self._told(env_steps, alarm, effort[alarm.agent]) for alarm in alarms)]
+
+    def _judged(self, evaluated: Episodes, env_steps: int) -> Bool[Tensor, " agent"]:
+        """False for agents that hardly ever have a choice, and for those whose cure still goes on."""
+        rested = [self.resting.get(agent, 0) <= env_steps for agent in range(self.env.spec.num_agents)]
+        return (torch.tensor(measure_choice(evaluated)) >= CHOICE_FLOOR) & torch.tensor(rested)
 
     def _affordable(self, env_steps: int, evaluated: Episodes) -> tuple[int, str | None]:
         """How many pairs the budget allows now, and why not as many as asked for."""
@@ -255,7 +272,8 @@ class Watcher:
         return {
             "references": list(self.references), "ledger": asdict(self.ledger), "seen": self.seen and list(self.seen),
             "status": list(state.status),
-            "reference_returns": self.reference_returns.tolist(), "bound": state.evidence.bound,
+            "reference_returns": self.reference_returns.tolist(),
+            "resting": [list(pair) for pair in self.resting.items()], "bound": state.evidence.bound,
             "evidence": {name: _listed(getattr(state.evidence, name)) for name in _EVIDENCE},
             **{name: _listed(getattr(state, name)) for name in _TENSORS},
         }  # fmt: skip
@@ -266,6 +284,7 @@ class Watcher:
         remembered = Evidence(bound=saved["bound"], approximate=False, **evidence)
         self.state = WatchState(evidence=remembered, status=tuple(saved["status"]), **tensors)
         self.ledger, self.seen = Ledger(**saved["ledger"]), None if saved["seen"] is None else tuple(saved["seen"])
+        self.resting = dict(saved["resting"])
         self.reference_returns = torch.tensor(saved["reference_returns"], dtype=torch.float64)
 
 

@@ -135,7 +135,7 @@ def test_a_lazy_agent_that_earns_again_is_recovered_and_a_cure_starts_its_eviden
     assert [(alarm.kind, alarm.agent) for alarm in alarms] == [("recovered", 0)]
     assert again.status == ("cleared", "watched")
     cured = restarted(state, 0)
-    assert cured.status == ("lazy", "watched")
+    assert cured.status == ("cured", "watched")
     assert (int(cured.pairs[0]), float(cured.total[0])) == (0, 0)
     assert int(cured.suspicions[0]) == 1  # what was topped up stays spent
 
