@@ -134,13 +134,14 @@ class Rounds:
         records = self.watcher.look(self.trainer.team, self.trainer.counters.env_steps, played)
         for record in records:
             self.logbook.write(record)
-        lazy = [record["agent"] for record in records if record["event"] == "lazy"]
-        for name in lazy if self.config.watch.on_lazy == "intervene" and not self.trainer.finished else []:
-            self._cure(self.watcher, name)
-        return lazy
+        lazy = [record for record in records if record["event"] == "lazy"]
+        if self.config.watch.on_lazy == "intervene" and not self.trainer.finished:
+            for record in lazy:
+                self._cure(self.watcher, record["agent"], teammates_earn=record["teammates_earn"])
+        return [record["agent"] for record in lazy]
 
-    def _cure(self, watcher: Watcher, name: str) -> None:
-        """Treat a lazy agent, once, unless it is planted; and say so."""
+    def _cure(self, watcher: Watcher, name: str, *, teammates_earn: bool) -> None:
+        """Treat a lazy agent, once, unless it is planted or nobody else earns anything either; and say so."""
         agents, trainer = self.trainer.env.spec.agents, self.trainer
         agent, learns = agents.index(name), trainer.team.learns(len(agents))
         before = [each for each in trainer.treatments if each.agent == agent]
@@ -149,6 +150,8 @@ class Rounds:
             text = f"{name} is planted and does not learn: there is nothing to cure"
         elif before:
             text = f"{name} was treated with {before[0].cure} at {before[0].since:,} env steps and is lazy again: nothing more is done"
+        elif not teammates_earn:
+            text = f"no teammate of {name} earns anything either, so it may only depend on one that idles: nothing is done"
         elif peer is None and CURES[self.config.watch.cure].needs_peer:
             text = f"{name} has no teammate that learns: nothing is done"
         else:
