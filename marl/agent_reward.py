@@ -27,14 +27,14 @@ from ..envs.native import NativeEnv
 from ..envs.pettingzoo import PettingZooTeam
 from ..envs.randomness import COUNTERFACTUAL, EXPLORE, Clock, copy_seeds, split, uniform
 from .config import Config
-from .data import Rollout
 from .errors import ConfigError
 from .exploration import uniform_policy
 from .probes import noop_actions, reference_action
+from .replay import Replay
 
 MOST_AGENTS = 6
 """Of Shapley rewards: 2^6 - 1 copies of every copy at every step."""
-_LOOK_COPIES, _LOOK_STEPS = 32, 32
+_LOOK_COPIES, _LOOK_STEPS, _ROUNDING = 32, 32, 1e-6
 """Random play in which somebody must be paid something, if the team is."""
 
 
@@ -102,7 +102,7 @@ def _refuse_if_nothing_is_paid(env: TeamEnv, pay: AgentReward) -> None:
     for _ in range(_LOOK_STEPS):
         action = uniform_policy(view.available, clock.key(EXPLORE))
         after, step, next_view = env.step(state, action)
-        if bool(pay(env, state, view, action, step.reward, clock).any()):
+        if float(pay(env, state, view, action, step.reward, clock).abs().max()) > _ROUNDING:
             return
         rewarded = rewarded or bool(step.reward.any())
         state, view, clock = after, next_view, clock.tick(step.terminated | step.truncated)
@@ -121,6 +121,9 @@ def _shares(kind: str, num_agents: int) -> tuple[Bool[Tensor, "coalition agent"]
     return all_coalitions(num_agents)[:-1], shapley_from_values(torch.eye(2**num_agents, dtype=torch.float64))
 
 
-def rewards_learned_from(config: Config, rollout: Rollout) -> Float[Tensor, " reward"]:
-    """The rewards of a fresh batch as they enter the targets: the team's, or each learning agent's own."""
-    return rollout.agent_reward[rollout.alive] if config.pays_agents else rollout.reward.flatten()
+def newest_rewards(config: Config, replay: Replay) -> Float[Tensor, "*reward"]:
+    """The rewards of the newest batch as they enter the targets: the team's, or those of each agent that was alive and learns."""
+    if not config.pays_agents:
+        return replay.newest_rewards()
+    batch = replay.newest()
+    return batch.agent_reward[batch.alive]

@@ -7,8 +7,9 @@ q_i(join) - q_i(reference) then differ between agents as Shapley values do, and 
 episodes a gap is about one action at one moment, so it is an approximation there, and which one is not known.
 
 A member acts greedily; where `active`, greedily among its actions other than the reference, so that an agent whose greedy action *is*
-the reference still joins. Who is absent follows the reference: its no-op, or where it has none (or may not take it) a uniformly drawn
-available action. Planted members are no players: they act as ever. Numbers are the copy's own, counted by episode.
+the reference still joins (with greedy members and a share of 1 it never would, and its gap would be noise). Who is absent follows the
+reference: its no-op, or where it has none (or may not take it) a uniformly drawn available action. Planted members are no players:
+they act as ever. Numbers are the copy's own, counted by episode.
 """
 
 from dataclasses import dataclass, replace

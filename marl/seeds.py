@@ -61,7 +61,7 @@ class SeedTrainer(Trainer):
     def collected(self, position: int, count: int) -> None:
         """A batch was written into the ring behind this seed's back."""
         self.replay.position, self.replay.count = position, count
-        self._collected(self._newest_rewards())
+        self._collected()
 
     def minibatches(self) -> list[Windows]:
         """The windows of the iterations due after this round, one epoch of them with sampling split."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..envs.base import Saved, TeamEnv, View
 from ..envs.randomness import Clock, copy_seeds, mix_seed
-from .agent_reward import make_agent_reward, rewards_learned_from
+from .agent_reward import make_agent_reward, newest_rewards
 from .capture import COMPILED, EAGER, NO_COMPILER, Choice, decide
 from .checkpoint import Content, check_agents, flatten, unflatten
 from .config import Config
@@ -163,7 +163,7 @@ class Trainer:
         engine = self._captured()
         if engine is not None and engine.collects:
             self.carry = engine.collect(self.carry, epsilon=self.epsilon, version=self.counters.iterations)
-            self._collected(self._newest_rewards())
+            self._collected()
         else:
             self._collect()
         if engine is not None:
@@ -178,7 +178,7 @@ class Trainer:
             policy_version=self.counters.iterations, explore=self.learner.explore,
         )  # fmt: skip
         self.replay.add(rollout)
-        self._collected(rewards_learned_from(self.config, rollout))
+        self._collected()
         self.counters.episodes += len(ended.returns)
         self.sums.add(episodes=len(ended.returns), returns=float(ended.returns.sum()), lengths=float(ended.lengths.sum()))
 
@@ -189,17 +189,12 @@ class Trainer:
         """The team as it collects, with what treated agents are paid now."""
         return treated_team(self.config, self.team, self.treatments, self.counters.env_steps, self._difference)
 
-    def _collected(self, reward: Tensor) -> None:
-        """Count a fresh batch of rewards."""
+    def _collected(self) -> None:
+        """Count a fresh batch, which lies in the replay."""
         if self.config.learner.standardise_rewards:
-            self.reward_scale.update(reward)
+            self.reward_scale.update(newest_rewards(self.config, self.replay))
         self.counters.env_steps += self.config.replay.batch
         self.counters.rounds += 1
-
-    def _newest_rewards(self) -> Tensor:
-        """The rewards learned from of a batch that lies in the replay already."""
-        own = self.config.pays_agents
-        return rewards_learned_from(self.config, self.replay.newest()) if own else self.replay.newest_rewards()
 
     def _captured(self) -> Engine | None:
         """The captured loop, compiled at the first round; None where this run goes without."""

@@ -17,16 +17,22 @@ import torch
 from teamcredit.credit.intervals import t_quantile
 from teamcredit.marl.errors import ConfigError
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, play, seeds_from
+from teamcredit.marl.presets import own_preset
 from teamcredit.marl.run import configure, make_env
 from teamcredit.marl.seeds import Together
 
 KINDS = ("team", "difference", "shapley")
 TASKS: dict[str, dict[str, Any]] = {
-    "native/foraging-8x8-3p-3f": {"steps": 160_000, "network.hidden": 64, "network.layers": 2, "exploration.fraction": 0.5},
-    "native/coalition-harmful": {"steps": 8_192},
-    "native/coalition-airport-6": {"steps": 8_192},
+    "native/foraging-5x5-3p-2f": {
+        "steps": 60_000, "network.hidden": 64, "network.layers": 2, "exploration.fraction": 0.5, "replay.minibatch_size": 512,
+    },
+    "native/foraging-8x8-3p-3f": {
+        "steps": 100_000, "network.hidden": 64, "network.layers": 2, "exploration.fraction": 0.5, "replay.minibatch_size": 512,
+    },
+    "native/coalition-harmful": {"steps": 4_096},
+    "native/coalition-airport-6": {"steps": 4_096},
     "native/spread": {"steps": 100_000},
-}
+}  # fmt: skip
 COMMON: dict[str, Any] = {"algo": "iql", "compile": "off"}
 SETTINGS: dict[str, dict[str, Any]] = {"as it is": {}, "standardised": {"learner.standardise_rewards": True}}
 """Own credit may be many times smaller than the team's reward: the second setting divides either by its running deviation."""
@@ -36,7 +42,7 @@ def train(task: str, kind: str, setting: str, seeds: int, episodes: int) -> dict
     """Mean greedy return of each seed, and what training took."""
     options = {"task": task, "agent_reward": kind, **COMMON, **TASKS[task], **SETTINGS[setting]}
     row: dict[str, Any] = {"task": task, "paid": kind, "setting": setting}
-    config = configure(options=options, environ={}).config
+    config = configure(preset=own_preset(task), options=options, environ={}).config
     env = make_env(config)
     began = time.process_time()
     try:
@@ -78,12 +84,13 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=500)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS))
+    parser.add_argument("--paid", nargs="+", default=list(KINDS))
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for task in args.tasks:
         for setting in args.settings:
-            for kind in KINDS:
+            for kind in args.paid:
                 row = train(task, kind, setting, args.seeds, args.episodes)
                 print(json.dumps(row) if args.json else show(row), flush=True)
 
