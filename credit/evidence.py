@@ -119,15 +119,20 @@ def at(evidence: Evidence, row: int) -> Evidence:
     return replace(evidence, **per_claim)
 
 
-def scaled(evidence: Evidence, factor: float) -> Evidence:
-    """What the evidence would be if `factor` times as many pairs like those seen had been played: a forecast, not evidence."""
+def scaled(evidence: Evidence, factors: Float[Tensor, " factor"]) -> Evidence:
+    """What the evidence would be if so many times as many pairs like those seen had been played: a forecast, not evidence.
+
+    Its claims have a first axis more, one entry per factor.
+    """
+    each = factors.view(-1, *(1,) * evidence.count.dim())
     return replace(
         evidence,
-        count=(evidence.count * factor).round().to(torch.int64),
-        total=evidence.total * factor,
-        total_square=evidence.total_square * factor,
-        log_wealth_below=evidence.log_wealth_below * factor,
-        log_wealth_above=evidence.log_wealth_above * factor,
+        delta=evidence.delta.expand(len(factors), *evidence.delta.shape),
+        count=(evidence.count * each).round().to(torch.int64),
+        total=evidence.total * each,
+        total_square=evidence.total_square * each,
+        log_wealth_below=evidence.log_wealth_below * each.unsqueeze(-1),
+        log_wealth_above=evidence.log_wealth_above * each.unsqueeze(-1),
     )
 
 
@@ -185,7 +190,7 @@ def _upper(differences: Tensor, bound: float, alpha: float, approximate: bool) -
     mean = differences.mean(-1)
     count = torch.full_like(mean, differences.shape[-1])
     low, high = mean, mean + 100 * (bound + differences.abs().amax(-1)) if approximate else torch.full_like(mean, bound)
-    for _ in range(50):
+    for _ in range(40):
         m = (low + high) / 2
         if approximate:
             log_e = _asymptotic_log_e(count, differences.sum(-1), differences.square().sum(-1), m, bound)

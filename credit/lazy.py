@@ -66,14 +66,13 @@ def _pairs_needed(evidence: Evidence, applies: Tensor, shown: Claims, alpha: flo
     """Further pairs after which each agent would be decided, if all pairs to come are like those seen; None beyond 100 times as many."""
     waiting_below = math.log((len(applies) - int(shown.below.sum())) / alpha) if not bool(shown.below.all()) else 0.0
     waiting_above = math.log((len(applies) - int(shown.above.sum())) / alpha) if not bool(shown.above.all()) else 0.0
-    needed: list[int | None] = [None] * len(applies)
-    for factor in (1.1**step for step in range(48, 0, -1)):
-        more = scaled(evidence, factor)
-        small, large = log_e_all_below(log_e_below(more), applies), log_e_some_above(log_e_above(more), applies)
-        decided = (small >= waiting_below) | (large >= waiting_above)
-        for agent in decided.nonzero().flatten().tolist():
-            needed[agent] = math.ceil(int(evidence.count[agent].max()) * (factor - 1))
-    return needed
+    factors = 1.1 ** torch.arange(1, 49, dtype=torch.float64)
+    more = scaled(evidence, factors)
+    small, large = log_e_all_below(log_e_below(more), applies), log_e_some_above(log_e_above(more), applies)
+    decided = (small >= waiting_below) | (large >= waiting_above)
+    first = torch.where(decided.any(0), decided.to(torch.int64).argmax(0), -1).tolist()
+    pairs = evidence.count.amax(1).tolist()
+    return [None if step < 0 else math.ceil(pairs[agent] * (float(factors[step]) - 1)) for agent, step in enumerate(first)]
 
 
 def find_lazy(
@@ -147,10 +146,11 @@ def find_lazy(
         say(f"a closer look at {', '.join(names[agent] for agent in small)}: who stands in for it, and would another do better?")
         looks = dict(zip(small, look(small), strict=True))
     same = torch.zeros_like(applies) if identical is None else identical() & (seen.evidence.total_square == 0)
-    needed = _pairs_needed(seen.evidence, applies, seen.shown, alpha)
+    needed = _pairs_needed(seen.evidence, applies, seen.shown, alpha) if not bool(seen.shown.settled.all()) else [None] * n
+    intervals = _intervals(seen, margin)
     told = []
     for agent in range(n):
-        found = _measured(seen, margin, agent, applies[agent], same[agent])
+        found = _measured(seen, margin, intervals[agent], agent, applies[agent], same[agent])
         shown = {name: bool(getattr(seen.shown, name)[agent]) for name in ("above", "below", "harms")}
         verdict = classify(
             **shown,
@@ -218,10 +218,21 @@ def _gather(
     return _Seen(at(evidence, 0), peaks, torch.cat(batches, -1), shown)
 
 
-def _measured(seen: _Seen, margin: Margin, agent: int, applies: Tensor, identical: Tensor) -> dict[str, Any]:
+def _intervals(seen: _Seen, margin: Margin) -> dict[int, tuple[Tensor, Tensor]]:
+    """Each agent's (low, high) per reference; agents with equally many pairs are bisected together."""
+    pairs, found = seen.evidence.count.amax(1), {}
+    for number in pairs.unique().tolist():
+        agents = (pairs == number).nonzero().flatten().tolist()
+        low, high = confidence_sequence(seen.history[agents, :, :number], margin.bound, approximate=margin.approximate)
+        found |= {agent: (low[row], high[row]) for row, agent in enumerate(agents)}
+    return found
+
+
+def _measured(
+    seen: _Seen, margin: Margin, interval: tuple[Tensor, Tensor], agent: int, applies: Tensor, identical: Tensor
+) -> dict[str, Any]:
     """The numbers of one agent's verdict, for the references that apply to it."""
     pairs = int(seen.evidence.count[agent].max())
-    low, high = confidence_sequence(seen.history[agent, applies, :pairs], margin.bound, approximate=margin.approximate)
 
     def kept(values: Tensor) -> tuple[Any, ...]:
         return tuple(values[applies].tolist())
@@ -229,9 +240,10 @@ def _measured(seen: _Seen, margin: Margin, agent: int, applies: Tensor, identica
     return {
         "references": tuple(name for name, here in zip(margin.references, applies.tolist(), strict=True) if here),
         "effect": kept(seen.evidence.total[agent] / pairs),
-        "low": tuple(low.tolist()),
-        "high": tuple(high.tolist()),
+        "low": kept(interval[0]),
+        "high": kept(interval[1]),
         "delta": kept(margin.delta),
+        "gain": kept(margin.gain),
         "e_below": kept(seen.peaks.small[agent].clamp_max(_LARGEST_LOG).exp()),
         "e_above": kept(seen.peaks.large[agent].clamp_max(_LARGEST_LOG).exp()),
         "identical": kept(identical),

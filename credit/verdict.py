@@ -48,6 +48,8 @@ class Verdict:
     """Share of env steps at which the agent was alive and had a choice; None: not counted."""
     look: CloserLook | None = None
     """What a closer look found, where its effect is small."""
+    gain: tuple[float, ...] = ()
+    """G_rho: what the team gains over everybody following the reference."""
     pivotal: tuple[float, ...] = ()
     """Share of the episodes in which the agent decides more than the margin, |D_k| > delta: tells always little from seldom much."""
 
@@ -71,14 +73,18 @@ class Claims:
         return self.above | self.harms | (self.below & self.harmless)
 
 
-def log_e_all_below(log_e_small: Float[Tensor, "agent reference"], applies: Bool[Tensor, "agent reference"]) -> Float[Tensor, " agent"]:
+def log_e_all_below(
+    log_e_small: Float[Tensor, "*batch agent reference"], applies: Bool[Tensor, "agent reference"]
+) -> Float[Tensor, "*batch agent"]:
     """Evidence that the effect is below the margin under every reference: the least of them (intersection-union)."""
-    return torch.where(applies, log_e_small, math.inf).amin(1)
+    return torch.where(applies, log_e_small, math.inf).amin(-1)
 
 
-def log_e_some_above(log_e_large: Float[Tensor, "agent reference"], applies: Bool[Tensor, "agent reference"]) -> Float[Tensor, " agent"]:
+def log_e_some_above(
+    log_e_large: Float[Tensor, "*batch agent reference"], applies: Bool[Tensor, "agent reference"]
+) -> Float[Tensor, "*batch agent"]:
     """Evidence that it is above the margin under some reference: the best of them over their number (Bonferroni)."""
-    return torch.where(applies, log_e_large, -math.inf).amax(1) - applies.sum(1).log()
+    return torch.where(applies, log_e_large, -math.inf).amax(-1) - applies.sum(-1).log()
 
 
 @dataclass(frozen=True)

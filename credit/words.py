@@ -15,7 +15,7 @@ def explain(verdict: Verdict) -> str:
         return f"{name} was not judged: it {CLASSES['not-assessed']} ({verdict.has_choice or 0:.0%} of the steps)."
     best = max(range(len(verdict.effect)), key=lambda k: verdict.e_above[k])
     worst = min(range(len(verdict.effect)), key=lambda k: verdict.effect[k])
-    on = f"judged on {verdict.episodes} pairs of episodes"
+    on = f"measured over {verdict.episodes} pairs of episodes"
     if verdict.verdict == "harmful":
         return f"{name} harms the team{about}: {_loss(verdict, worst)}, so the team is better without it; {on}."
     if verdict.verdict == "guard":
@@ -27,8 +27,7 @@ def explain(verdict: Verdict) -> str:
         return f"{name} contributes{about}: {_loss(verdict, best)}, more than the margin of {verdict.delta[best]:.3g}."
     if verdict.verdict == "undecided":
         return f"{name} cannot be judged yet{about}: {_loss(verdict, best)}; {verdict.note}."
-    stand_ins = _list([f'"{reference}"' for reference in verdict.references])
-    small = f"with {stand_ins} in its place the team loses less than {max(verdict.delta):.3g} an episode"
+    small = f"{_losses(verdict)} an episode (margin {max(verdict.delta):.3g})"
     if verdict.verdict == "redundant":
         return f"{name} is redundant rather than lazy{about}: {small}, but {_part(verdict)}; {on}."
     if verdict.verdict == "not-needed":
@@ -46,7 +45,17 @@ def _lazy(verdict: Verdict, small: str, about: str, on: str) -> str:
     look = verdict.look
     could = "" if look is None or look.headroom is None else f"; with {look.stand_in} in its place the team gains {look.headroom:.3g}"
     rides = "; it gains by letting its teammates work" if verdict.verdict == "free-rider" else ""
-    return f"{verdict.name} does not pull its weight{about}: it {acts}, {'but' if busy else 'and'} {small}{could}{rides}, {on}{alike}."
+    return f"{verdict.name} does not earn its place{about}: it {acts}, {'but' if busy else 'and'} {small}{could}{rides}; {on}{alike}."
+
+
+def _losses(verdict: Verdict) -> str:
+    """What the team loses under each reference, of what it gains over it."""
+    gains = verdict.gain or (None,) * len(verdict.effect)
+    parts = [
+        f'by "{name}" the team loses {effect:.2g}{"" if gain is None else f" of {gain:.3g}"}'
+        for name, effect, gain in zip(verdict.references, verdict.effect, gains, strict=True)
+    ]
+    return f"replaced {_list(parts, 'and')}"
 
 
 def _loss(verdict: Verdict, k: int) -> str:

@@ -161,6 +161,11 @@ def is_sound(folder: Path) -> bool:
         return False
 
 
+def digest_of(folder: Path) -> str:
+    """12 hex digits of a checkpoint's content: those of its state file, which holds those of every other."""
+    return json.loads((folder / STATE).read_text())["sha256"][:12]
+
+
 def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 

@@ -1,4 +1,4 @@
-"""Evaluations, credit and verdicts as JSON (keys that stay, pinned by a test) and as tables for people."""
+"""Evaluations and credit as JSON (keys that stay, pinned by a test) and as tables for people."""
 
 import json
 import math
@@ -11,9 +11,7 @@ from .cli_output import number, table, to_json, with_interval
 
 if TYPE_CHECKING:
     from ..credit.base import Credit
-    from ..credit.verdict import Verdict
     from .evaluate import Evaluation
-    from .laziness import LazyReport
     from .run import Run
 
 
@@ -114,69 +112,6 @@ def _correlation(value: float) -> str:
 
 def _credit_cell(entry: Mapping[str, Any]) -> str:
     return "not measured" if math.isnan(entry["value"]) else with_interval(entry["value"], entry["interval"])
-
-
-def lazy_document(run: "Run", report: "LazyReport") -> dict[str, Any]:
-    """`marl lazy --json`."""
-    margin = report.margin
-    return {
-        "run": str(run.folder),
-        "env_steps": run.env_steps,
-        "margin": margin.fraction,
-        "margins": dict(zip(margin.references, margin.delta.tolist(), strict=True)),
-        "agents": {verdict.name: _verdict_document(verdict) for verdict in report.verdicts},
-        "env_steps_played": report.env_steps,
-        "problem": margin.problem,
-    }
-
-
-def _verdict_document(verdict: "Verdict") -> dict[str, Any]:
-    from ..credit.words import explain
-
-    references = {
-        name: {"effect": effect, "interval": [low, high], "margin": delta}
-        for name, effect, low, high, delta in zip(verdict.references, verdict.effect, verdict.low, verdict.high, verdict.delta, strict=True)
-    }
-    return {
-        "verdict": verdict.verdict,
-        "episodes": verdict.episodes,
-        "references": references,
-        "effort": verdict.effort,
-        "more_episodes_needed": verdict.needed,
-        "approximate": verdict.approximate,
-        "sentence": explain(verdict),
-    }
-
-
-REDUNDANT = (
-    "Lazy is said of an agent's own effect. Of two agents that can stand in for each other, each looks lazy alone: "
-    "marl credit RUN --method shapley tells whether an agent earns something together with others."
-)
-
-
-def lazy_text(run: "Run", document: Mapping[str, Any]) -> str:
-    """`marl lazy`: a row per agent, then a sentence per agent."""
-    references = list(document["margins"])
-    rows = []
-    for name, entry in document["agents"].items():
-        effects = [entry["references"].get(reference) for reference in references]
-        cells = ["-" if effect is None else with_interval(effect["effect"], effect["interval"]) for effect in effects]
-        acts = "-" if entry["effort"] is None else f"{entry['effort']:.0%}"
-        rows.append((name, entry["verdict"], acts, str(entry["episodes"]), *cells))
-    header = ("agent", "verdict", "acts", "pairs", *(f"lost with {reference} instead" for reference in references))
-    margins = ", ".join(f"{number(delta)} against {reference}" for reference, delta in document["margins"].items())
-    title = (
-        f"verdicts for {run.name} at {run.env_steps:,} env steps. Margin: {document['margin']:g} of an equal share of the team's gain, "
-        f"that is {margins} (team return per episode)"
-    )
-    sentences = [entry["sentence"] for entry in document["agents"].values()]
-    return "\n".join([title, table(header, rows), *sentences, *([REDUNDANT] if lazy_names(document) else [])])
-
-
-def lazy_names(document: Mapping[str, Any], *, undecided: bool = False) -> list[str]:
-    """The agents called lazy, or those undecided."""
-    wanted = ("undecided",) if undecided else ("lazy-idle", "lazy-busy")
-    return [name for name, entry in document["agents"].items() if entry["verdict"] in wanted]
 
 
 def keep(run: "Run", name: str, document: Mapping[str, Any]) -> str:

@@ -140,12 +140,15 @@ def lazy(
     reference: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
     max_pairs: int = 512,
     seed: int = 0,
+    return_range: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    no_look: bool = False,
+    best_response: int = 0,
     check: bool = False,
     strict: bool = False,
     common: CommonOptions = NO_COMMON,
     screen: Output,
 ) -> int:
-    """Find the agents that do not pull their weight: contributing, lazy-idle, lazy-busy or undecided.
+    """Find the agents that do not earn their place, and tell them from redundant, guarding, harmful and unneeded ones.
 
     Parameters
     ----------
@@ -160,6 +163,13 @@ def lazy(
         Pairs of episodes per agent after which the rest stay undecided.
     seed
         Another number (0 to 99), other episodes.
+    return_range
+        LO,HI: the lowest and highest possible team return of an episode, where the task declares none: verdicts are approximate without.
+    no_look
+        No closer look at agents of small effect (Shapley values, substitutes, whether another policy in their place does better): cheaper,
+        but then lazy may mean redundant or not needed.
+    best_response
+        Env steps to train a policy for each such agent beside its teammates, and try it in its place. 0: none.
     check
         Exit with 1 when an agent is lazy.
     strict
@@ -168,12 +178,23 @@ def lazy(
     from .cli_train import set_threads
 
     set_threads(common.threads)
-    from .cli_findings import keep, lazy_document, lazy_names, lazy_text
+    from .cli_findings import keep
+    from .cli_lazy import lazy_document, lazy_names, lazy_text, parse_range
     from .laziness import find_lazy
     from .run import load
 
     opened = load(run)
-    report = find_lazy(opened, margin=margin, references=reference, max_pairs=max_pairs, seed=seed, on_progress=screen.say)
+    report = find_lazy(
+        opened,
+        margin=margin,
+        references=reference,
+        max_pairs=max_pairs,
+        seed=seed,
+        return_range=parse_range(return_range),
+        best_response=best_response,
+        look=not no_look,
+        on_progress=screen.say,
+    )
     document = lazy_document(opened, report)
     screen.say(f"stored {keep(opened, 'lazy', document)}")
     screen.result(lazy_text(opened, document))

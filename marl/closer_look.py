@@ -22,6 +22,7 @@ from ..credit.intervals import mean_interval
 from ..credit.margin import Margin
 from ..credit.shapley import shapley
 from ..envs.base import TeamEnv
+from ..envs.native import NativeEnv
 from .evaluate import LOOK_SEEDS
 from .headroom import Headroom, measure_headroom
 from .inspection import episode_game
@@ -29,9 +30,10 @@ from .policies import Policy, Team
 from .references import Stand
 
 SHARE_EPISODES = 128
-"""Paired episodes behind Shapley values and interactions."""
+"""Paired episodes behind Shapley values and interactions; half as many where environments are stepped one by one."""
 INFLUENCE_AT, SHARES_AT, HEADROOM_AT = 0, 1_000, 2_000
 """Where the seeds of each question begin, after LOOK_SEEDS."""
+BEST_RESPONSE = "its best response"
 Respond = Callable[[int], tuple[Policy, int]]
 """respond(agent) -> a policy trained for this agent beside these teammates, and the env steps it took."""
 
@@ -61,8 +63,10 @@ def closer_look(
     alpha: float = 0.05,
     max_pairs: int = 512,
     batch: int = 32,
-    episodes: int = SHARE_EPISODES,
+    episodes: int | None = None,
     shift: int = 0,
+    return_range: tuple[float, float] | None = None,
+    stated: bool = False,
 ) -> list[CloserLook]:
     """What a closer look finds at each of these agents, in their order; the env steps are of the whole look, split evenly.
 
@@ -77,14 +81,16 @@ def closer_look(
         max_pairs: of the race of candidates.
         episodes: behind Shapley values and interactions.
         shift: added to every episode seed.
+        return_range, stated: as `Worlds`.
     """
     first = LOOK_SEEDS + shift
     shares = measure_shares(env, team, agents, stands, margin, alpha=alpha, episodes=episodes, first_seed=first + SHARES_AT)
     trained = {agent: respond(agent) for agent in agents} if respond is not None else {}
-    own = {agent: ("its best response", policy) for agent, (policy, _) in trained.items()}
+    own = {agent: (BEST_RESPONSE, policy) for agent, (policy, _) in trained.items()}
     rooms, steps = measure_headroom(
-        env, team, agents, candidates, margin, own=own, alpha=alpha, max_pairs=max_pairs, batch=batch, first_seed=first + HEADROOM_AT
-    )
+        env, team, agents, candidates, margin, own=own, alpha=alpha, max_pairs=max_pairs, batch=batch, first_seed=first + HEADROOM_AT,
+        return_range=return_range, stated=stated,
+    )  # fmt: skip
     steps += shares.env_steps + sum(taken for _, taken in trained.values())
     names = env.spec.agents
 
@@ -112,11 +118,12 @@ def measure_shares(
     margin: Margin,
     *,
     alpha: float = 0.05,
-    episodes: int = SHARE_EPISODES,
+    episodes: int | None = None,
     first_seed: int = LOOK_SEEDS + SHARES_AT,
 ) -> Shares:
     """Shapley values under each reference, and who stands in for whom, from the same paired episodes."""
-    n, indices = env.spec.num_agents, torch.arange(episodes)
+    default = SHARE_EPISODES if isinstance(env, NativeEnv) else SHARE_EPISODES // 2
+    n, indices = env.spec.num_agents, torch.arange(default if episodes is None else episodes)
     level = alpha / (len(agents) * max(n - 1, 1) * len(stands))
     phi, env_steps = [], 0
     substitutes = torch.zeros(n, n, dtype=torch.bool)

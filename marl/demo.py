@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cli_findings import credit_text, estimate_document, evaluation_document, evaluation_text, keep, lazy_document, lazy_text
+from .cli_findings import credit_text, estimate_document, evaluation_document, evaluation_text, keep
+from .cli_lazy import lazy_document, lazy_text
 from .cli_output import Screen
 from .cli_train import watch
 

@@ -70,12 +70,15 @@ def measure_headroom(
     max_pairs: int = 512,
     batch: int = 32,
     first_seed: int,
+    return_range: tuple[float, float] | None = None,
+    stated: bool = False,
 ) -> tuple[list[Headroom], int]:
     """A `Headroom` per agent, in their order, and the env steps played.
 
     Args:
         candidates: tried in the place of every agent but those whose policy they are.
         own: further ones, tried in one agent's place only (a best response).
+        return_range, stated: as `Worlds`.
     """
     names, policies = list(candidates), list(candidates.values())
     is_own = identical_to_reference(team, env.spec, names, [None] * env.spec.num_agents, policies)
@@ -84,7 +87,8 @@ def measure_headroom(
         claims.append((agent, len(names)))
         names.append(name)
         policies.append(policy)
-    race = _Race(Worlds(env, team, policies), claims, margin, alpha / max(len(agents), 1))
+    worlds = Worlds(env, team, policies, return_range=return_range, stated=stated)
+    race = _Race(worlds, claims, margin, alpha / max(len(agents), 1))
     for start in range(0, max_pairs, batch):
         if not race.on():
             break

@@ -21,7 +21,8 @@ from ..credit.margin import Margin, measure_margin
 from ..credit.verdict import Verdict
 from ..envs.base import TeamEnv
 from . import checkpoint as checkpoints
-from .closer_look import HEADROOM_AT, INFLUENCE_AT, Respond, closer_look, pays_by_timeline
+from .best_response import refuse_memory, train_best_response
+from .closer_look import BEST_RESPONSE, HEADROOM_AT, INFLUENCE_AT, Respond, closer_look, pays_by_timeline
 from .errors import ConfigError
 from .evaluate import LAZY_SEEDS, LOOK_SEEDS, MARGIN_SEEDS, seeds_from
 from .folder import read_metrics
@@ -128,7 +129,7 @@ def judge_team(
     )
     stages.close("margin")
     influence: list[float | None] = [None] * spec.num_agents
-    if look and measured.problem is None:
+    if look and paired and measured.problem is None:  # unpaired, chance would pass for influence
         influence, steps = measure_influence(env, team, LOOK_SEEDS + shift + INFLUENCE_AT)
         stages.add("influence", steps)
     tried = (default_candidates(env, team) if candidates is None else dict(candidates)) if look else {}
@@ -138,6 +139,7 @@ def judge_team(
         found = closer_look(
             env, team, agents, margin=measured, stands=stands, candidates=tried, influence=influence, respond=respond,
             pays=lambda agent: pays(agent, measured), alpha=alpha, max_pairs=max_pairs, batch=batch, shift=shift,
+            return_range=known, stated=return_range is not None,
         )  # fmt: skip
         stages.add("closer look", sum(one.env_steps for one in found))
         return found
@@ -167,7 +169,7 @@ def judge_team(
         references=tuple(stand.reference for stand in stands),
         paired=paired,
         influence=tuple(influence),
-        candidates=tuple(tried),
+        candidates=(*tried, *([BEST_RESPONSE] if look and respond is not None else [])),
         alpha=alpha,
         seed=seed,
     )
@@ -252,12 +254,12 @@ def find_lazy(
     run = open_run(run)
     if best_response < 0:
         raise ConfigError(f"--best-response {best_response} must be at least 0: the env steps to train one for")
+    if best_response:
+        refuse_memory(run.team)
     names = tuple(references) if references else default_references(run.env.spec)
     stands = [make_reference(name, run) for name in names]
 
     def respond(agent: int) -> tuple[Policy, int]:
-        from .best_response import train_best_response
-
         return train_best_response(run, agent, best_response, announce=on_progress)
 
     return judge_team(
@@ -279,8 +281,8 @@ def find_lazy(
 
 
 def older_teams(run: Run) -> dict[str, Policy]:
-    """The run's first checkpoint and the middle one before this, as stand-ins by name; none where there are no older ones."""
-    older = [path for path in checkpoints.list_checkpoints(run.folder / "checkpoints") if checkpoints.step_of(path) < run.env_steps]
+    """The run's first trained checkpoint and the middle one before this, as stand-ins by name; none where there are no older ones."""
+    older = [path for path in checkpoints.list_checkpoints(run.folder / "checkpoints") if 0 < checkpoints.step_of(path) < run.env_steps]
     sound = [path for path in older if checkpoints.is_sound(path)]
     chosen = dict.fromkeys([sound[0], sound[len(sound) // 2]]) if sound else {}
     found: dict[str, Policy] = {}

@@ -29,7 +29,7 @@ from .learners import ALGORITHMS
 from .learners.base import AGENTS, Context, Learner, Loss
 from .memory import example_rollout
 from .optimisers import dump_optimiser, make_optimiser, restore_optimiser
-from .policies import Scripted, Team, parse_members
+from .policies import Override, Scripted, Team, parse_members
 from .probes import make_probes
 from .replay import Replay, refuse_oversize
 from .rollout import Carry, begin
@@ -112,8 +112,16 @@ def scripted_policies(env: TeamEnv) -> dict[str, Scripted]:
 class Trainer:
     """All the state of a run in training; `round` moves it, `dump` and `restore` save and bring it back exactly."""
 
-    def __init__(self, config: Config, env: TeamEnv, *, announce: Callable[[str], None] | None = None, replay: Replay | None = None):
-        """`replay`: an empty one to use instead of a new one."""
+    def __init__(
+        self,
+        config: Config,
+        env: TeamEnv,
+        *,
+        announce: Callable[[str], None] | None = None,
+        replay: Replay | None = None,
+        members: tuple[Override, ...] | None = None,
+    ):
+        """`replay`: an empty one to use instead of a new one; `members`: those who act and do not learn, instead of the configuration's."""
         self.config, self.env = config, env
         if replay is None:
             refuse_oversize(config.replay, env.spec)
@@ -123,7 +131,9 @@ class Trainer:
         self.parameters = {part: _parameters(self.networks, names) for part, names in self.learner.parts.items()}
         rates = {part: config.learner.lr if part == AGENTS else config.critic_lr for part in self.parameters}
         self.optimisers = {part: make_optimiser(config.learner, own, lr=rates[part]) for part, own in self.parameters.items()}
-        members, planted = parse_members(config.members, env.spec, scripted_policies(env))
+        planted: dict[str, str] = {}
+        if members is None:
+            members, planted = parse_members(config.members, env.spec, scripted_policies(env))
         utility: Any = self.networks["utility"]
         team = Team(utility=utility, members=members, planted=planted, sampled=config.acts == "sampled")
         probes = make_probes(config.exploration, env.spec, team.learns(env.spec.num_agents))

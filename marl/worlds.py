@@ -113,7 +113,7 @@ def identical_to_reference(
     """
     same = [[team.planted.get(agent) == name or (name == "noop" and did == 0) for name in references]
             for agent, did in zip(spec.agents, effort, strict=True)]  # fmt: skip
-    found = torch.tensor(same)
+    found = torch.tensor(same, dtype=torch.bool).view(spec.num_agents, len(references))
     for which, policy in enumerate(policies):
         found[:, which] |= _acts_alike(team, spec, policy)
     return found

@@ -220,8 +220,9 @@ def test_each_class_is_explained_in_one_sentence():
     play, _ = team_of([[0.4, 0.3], [0.0, 0.0], [0.001, -0.01], [0.05, 0.05]])
     told = [explain(v) for v in find_lazy(play, margin(), effort=EFFORT, names=("Ann", "Bo", "Cy", "Di"), max_pairs=128)]
     assert told[0].startswith("Ann contributes: with")
-    assert told[1].startswith("Bo does not pull its weight: it hardly ever acts (3% of its choices are actions), and with")
-    assert told[2].startswith("Cy does not pull its weight: it acts (80%")
+    assert told[1].startswith("Bo does not earn its place: it hardly ever acts (3% of its choices are actions), and replaced by")
+    assert 'replaced by "no-op" the team loses 0 of 0.79' in told[1]
+    assert told[2].startswith("Cy does not earn its place: it acts (80%")
     assert told[3].startswith("Di cannot be judged yet")
     assert all(sentence.endswith(".") for sentence in told)
 
