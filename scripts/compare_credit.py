@@ -25,7 +25,7 @@ from teamcredit.credit import shapley_from_values
 from teamcredit.credit.base import all_coalitions
 from teamcredit.credit.counterfactual import counterfactual_advantage
 from teamcredit.credit.scores import spearman
-from teamcredit.marl.critic_credit import CriticCredit, episode_means
+from teamcredit.marl.critic_credit import CriticCredit
 from teamcredit.marl.critic_episodes import record, valued_team
 from teamcredit.marl.evaluate import CREDIT_SEEDS, play, seeds_from
 from teamcredit.marl.inspection import episode_game, measure_credit, measure_effort
@@ -56,12 +56,11 @@ class Study:
 
 
 _SMALL_BATCHES = {"replay.num_envs": 16, "replay.rollout_steps": 16, "replay.minibatch_size": 128}
-_EXPLORING = {"exploration.fraction": 0.8, "exploration.end": 0.3, "network.hidden": 64}
 _CHAIN = [[weight * unit / 8 for weight in (3, 2, 1, 0)] for unit in (1, 2, 1, 2, 0, 2, 1, 2)]
 STUDIES = {
     "foraging": Study("native/foraging-8x8-4p-3f", 500_000, {"env.player_levels": [1, 2, 3, 4]}, 512),
     "delayed-chain": Study("native/delayed-chain", 100_000, {"env.weights": _CHAIN}, 256),
-    "plate-and-door": Study("native/plate-and-door", 30_000, _SMALL_BATCHES, 1024, "pqn", _EXPLORING),
+    "plate-and-door": Study("native/plate-and-door", 60_000, _SMALL_BATCHES, 1024, "pqn", {"network.hidden": 64}),
     "spread": Study("native/spread", 300_000, {}, 1024),
 }
 """Players of levels 1 to 4; agents worth 3 : 2 : 1 : 0, paid at the end; guard, walker, dummy; and three agents alike, as a control."""
@@ -130,12 +129,12 @@ def leave_one_out_of(run: Run, reference: str, episodes: int) -> Values:
 
 
 def mean_advantage(run: Run, reference: str, episodes: int) -> Values:
-    """COMA's advantage of the actions drawn, averaged: 0 but for chance, whatever the agent does."""
+    """COMA's advantage of the actions drawn, averaged over all decisions: 0 but for chance, whatever the agent does."""
     if run.config.algo != "coma":
         return None
     played = record(valued_team(run), seeds_from(CREDIT_SEEDS, episodes))
     advantage = counterfactual_advantage(played.rows.double(), played.weights.double(), played.action)
-    return episode_means(advantage, played.decided).nanmean(0)
+    return torch.where(played.decided, advantage, 0.0).sum((0, 1)) / played.decided.sum((0, 1))
 
 
 def effort_of(run: Run, reference: str, episodes: int) -> Values:
@@ -324,6 +323,8 @@ def main() -> None:
     if rows:
         (args.out / "table.json").write_text(json.dumps({"schema": 1, "runs": rows}, indent=1))
         print(show(rows), "\n\n### Over all of these\n\n" + trust(rows), sep="")
+        if len(working := [row for row in rows if row["return"] > 0]) < len(rows):
+            print("\n### Over the teams that return more than 0\n\n" + trust(working))
 
 
 if __name__ == "__main__":
