@@ -155,6 +155,13 @@ def log_e_below(evidence: Evidence) -> Float[Tensor, "*claim"]:
     return torch.logsumexp(evidence.log_wealth_below + _stakes()[1], -1)
 
 
+def ranking(evidence: Evidence) -> Float[Tensor, "*claim"]:
+    """`log_e_below`, also of fewer pairs than make approximate evidence: no evidence then, but an order of who looks smallest."""
+    if evidence.approximate:
+        return _asymptotic_log_e(evidence.count, evidence.total, evidence.total_square, evidence.delta, evidence.bound)
+    return log_e_below(evidence)
+
+
 def log_e_above(evidence: Evidence) -> Float[Tensor, "*claim"]:
     """log e for "mean > delta"."""
     if evidence.approximate:

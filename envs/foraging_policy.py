@@ -18,6 +18,13 @@ LOAD = 5
 MOVES = torch.tensor([[-1, 0], [1, 0], [0, -1], [0, 1]])  # actions 1 to 4
 _WIDE = 1024  # above any coordinate: row * _WIDE + col orders cells
 _NEVER = 1 << 40
+_AROUND = torch.tensor([[row, col] for row in range(-2, 3) for col in range(-2, 3) if abs(row) + abs(col) <= 2])
+_PLACE = {tuple(offset): place for place, offset in enumerate(_AROUND.tolist())}
+_NEXT = torch.tensor([_PLACE[row, col] for row, col in MOVES.tolist()])
+_SECOND = torch.cat((torch.zeros_like(MOVES[:1]), MOVES))  # after a move: stay, or move again
+_FURTHER = torch.tensor([[_PLACE[row, col] for row, col in (MOVES + second).tolist()] for second in _SECOND])  # (further, move)
+_AHEAD = (MOVES + _SECOND.unsqueeze(1) - MOVES.view(4, 1, 1, 2)).permute(3, 1, 0, 2).to(torch.int16)
+"""By axis: (further, side, move), where one then is as seen from a side of the goal, less the way from here to the goal."""
 
 
 def greedy_forager(
@@ -89,24 +96,40 @@ def _wishes(
     moves, items = MOVES.to(players.device), torch.cat((foods, players), -2)
     own = players[..., None, :2]  # (*batch player 1 2)
     cell = own + moves
-    blocked = ~_is_free(cell, items)
+    near = _free_around(players, items)  # the player's own cell and those within two steps
+    blocked = ~near[..., _NEXT]
     blocked[..., 0, :] |= ~available[..., 1:5]
-    # How far from a free side of the goal two steps can bring one: looking one step further leads around a food and its crowd.
-    side = goal.unsqueeze(-2) + moves
-    further = cell.unsqueeze(-2) + torch.cat((torch.zeros_like(moves[:1]), moves))
-    left = (further.unsqueeze(-2) - side[..., None, None, :, :]).abs().sum(-1)  # (*batch player move move side)
-    left = left + _WIDE * ~_is_free(side, items)[..., None, None, :] + 2 * _WIDE * ~_is_free(further, items).unsqueeze(-1)
     heading = goal.unsqueeze(-2) - own
     longer_axis_left = (heading - moves).abs().amax(-1)
     right = moves[:, 0] * heading[..., 1].sign() - moves[:, 1] * heading[..., 0].sign()
-    cost = (left.amin((-1, -2)) * _WIDE + longer_axis_left) * 4 - right
+    cost = (_steps_left(heading, near, _free_around(goal, items)[..., _NEXT]) * _WIDE + longer_axis_left) * 4 - right
     best = cost.masked_fill(blocked, _NEVER).argmin(-1)
     stays = waiting | blocked.all(-1)
     wish = torch.where(stays.unsqueeze(-1), players[..., :2], cell.gather(-2, best[..., None, None].expand(*best.shape, 1, 2)).squeeze(-2))
     return torch.where(stays[..., 0], 0, best[..., 0] + 1), wish
 
 
-def _is_free(cell: Int[Tensor, "*shape 2"], items: Int[Tensor, "*batch item 3"]) -> Bool[Tensor, "*shape"]:
-    """True where no food and no player is; `cell` has the batch axes of `items` and any number after them."""
-    item = items[..., :2].view(*items.shape[:-2], *[1] * (cell.dim() - items.dim() + 1), items.shape[-2], 2)
-    return (cell.unsqueeze(-2) != item).any(-1).all(-1) & (cell >= 0).all(-1)
+def _steps_left(
+    heading: Int[Tensor, "*batch player 1 2"], near: Bool[Tensor, "*batch player 13"], free_side: Bool[Tensor, "*batch player 4"]
+) -> Int[Tensor, "*batch player 4"]:
+    """How far from a free side of the goal each move and one more step can bring one: looking ahead leads around a food and its crowd.
+
+    What is not free counts _WIDE (a side) or twice that (a cell on the way). Small numbers, batch axes last: so torch is fast.
+    """
+    row, col = (part.to(torch.int16).unsqueeze(0).unsqueeze(0) for part in heading.unbind(-1))  # (1 1 *batch player 1)
+    ahead_row, ahead_col = (part.view(5, 4, *[1] * (heading.dim() - 2), 4) for part in _AHEAD.to(heading.device).unbind(0))
+    left = (row - ahead_row).abs_().add_((col - ahead_col).abs_())  # (further side *batch player move)
+    left += (_WIDE * ~free_side).to(torch.int16).movedim(-1, 0)[None, ..., None]
+    left += (2 * _WIDE * ~near[..., _FURTHER]).to(torch.int16).movedim(-2, 0).unsqueeze(1)
+    return left.amin((0, 1)).to(torch.int64)
+
+
+def _free_around(cell: Int[Tensor, "*batch player _"], items: Int[Tensor, "*batch item 3"]) -> Bool[Tensor, "*batch player 13"]:
+    """For the cells at `_AROUND` from each of these: True where no food and no player is, nor the upper or left edge of the board."""
+    around = _AROUND.to(cell.device, torch.int32)
+    row, col = (cell[..., axis, None].to(torch.int32) + around[:, axis] for axis in (0, 1))
+    code, taken = row * _WIDE + col, (items[..., 0] * _WIDE + items[..., 1]).to(torch.int32)
+    free = (row >= 0) & (col >= 0)
+    for item in taken.unbind(-1):
+        free &= code != item[..., None, None]
+    return free

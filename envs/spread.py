@@ -11,8 +11,9 @@ Positions and velocities are float64 as in the reference, so that whole episodes
 float32. Lengths are in units of half the arena's side (starts and landmarks are uniform in [-1, 1]^2).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +22,7 @@ from torch import Tensor
 from .base import TeamSpec, View
 from .native import NativeEnv, Outcome
 from .randomness import RESET, Clock, split, uniform
+from .spread_policy import landmark_mover
 
 ACTION_NAMES = ("noop", "left", "right", "down", "up")
 _TIME_STEP, _DAMPING, _SENSITIVITY = 0.1, 0.25, 5.0
@@ -104,6 +106,11 @@ class Spread(NativeEnv[SpreadTask]):
             noop=(0,) * num_agents,
             team_reward=team_reward,
         )
+
+    @property
+    def scripted(self) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+        """`mover`: drives to the landmark that a greedy matching gives it."""
+        return {"mover": partial(landmark_mover, num_agents=self.spec.num_agents)}
 
     def begin(self, clock: Clock) -> SpreadTask:
         n = self.spec.num_agents

@@ -3,11 +3,13 @@
 from cyclopts import App
 
 from .cli_bench_credit import credit
+from .cli_bench_lazy import lazy
 from .cli_errors import OK
 from .cli_options import NO_COMMON, CommonOptions, Output
 
-bench = App(name="bench", help="Measure: speed beside other packages, credit estimators beside the truth.")
+bench = App(name="bench", help="Measure: speed beside other packages, credit estimators and laziness verdicts beside the truth.")
 bench.command(credit)
+bench.command(lazy)
 
 
 @bench.command

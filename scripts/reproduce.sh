@@ -23,7 +23,7 @@ for section in "${sections[@]}"; do
             done
             ;;
         lbf) marl train lbf/8x8-2p-3f --seeds 0-1 --jobs 2 --steps 500k --out "$MARL_RUNS/lbf" ;;
-        lazy) python scripts/planted_foraging.py ;;
+        lazy) marl bench lazy --check ;;
         speed) python scripts/bench_training.py ;;
         coma) python scripts/compare_coma.py --out "$MARL_RUNS/coma" ;;
         critic)
