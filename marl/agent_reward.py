@@ -48,6 +48,12 @@ class AgentReward:
     weights: Float[Tensor, "agent coalition_and_all"]
     """Credit per reward of each of those coalitions, and last of everybody."""
 
+    def __call__(
+        self, env: TeamEnv, state: Any, view: View, action: Int[Tensor, "env agent"], reward: Float[Tensor, " env"], clock: Clock
+    ) -> Float[Tensor, "env agent"]:
+        """Each agent's pay for `action`, taken in `state` (before the step), which brought `reward`."""
+        return self.split(self.others(env, state, view, action, clock), reward)
+
     def others(
         self, env: TeamEnv, state: Any, view: View, action: Int[Tensor, "env agent"], clock: Clock
     ) -> Float[Tensor, "coalition env"]:
@@ -71,9 +77,9 @@ def immediate_rewards(env: TeamEnv, state: Any, joint: Int[Tensor, "way env agen
     return env.step(copies, joint.flatten(0, 1), autoreset=False)[1].reward.view(ways, count)
 
 
-def make_agent_reward(config: Config, env: TeamEnv) -> AgentReward | None:
-    """What a configuration asks for, None for the team's own reward; ConfigError where this task has no such reward."""
-    kind, spec = config.agent_reward, env.spec
+def make_agent_reward(config: Config, env: TeamEnv, kind: str | None = None) -> AgentReward | None:
+    """What a configuration asks for (or `kind`), None for the team's own reward; ConfigError where this task has no such reward."""
+    kind, spec = kind or config.agent_reward, env.spec
     if kind == "team":
         return None
     if isinstance(env, PettingZooTeam) and not env.copy_check.exact:
@@ -123,7 +129,7 @@ def _shares(kind: str, num_agents: int) -> tuple[Bool[Tensor, "coalition agent"]
 
 def newest_rewards(config: Config, replay: Replay) -> Float[Tensor, "*reward"]:
     """The rewards of the newest batch as they enter the targets: the team's, or those of each agent that was alive and learns."""
-    if config.agent_reward == "team":
+    if not config.pays_agents:
         return replay.newest_rewards()
     batch = replay.newest()
     return batch.agent_reward[batch.alive]

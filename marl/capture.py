@@ -52,6 +52,8 @@ def what_prevents_learning(config: Config) -> str | None:
     """What in a run's learning a compiler cannot capture, in words."""
     if config.algo == "coma" or config.own_critic.kind != "none":
         return "a counterfactual critic draws fresh actions from a generator, which is not captured"
+    if config.watch.on_lazy == "intervene":
+        return "--on-lazy intervene may change weights, exploration and rewards on the way, which is not captured"
     return None
 
 

@@ -415,6 +415,12 @@ class Config:
         auto = "mlp" if self.algo == "coma" else "none"
         return replace(self.critic, kind=auto) if self.critic.kind == "auto" else self.critic
 
+    @property
+    def pays_agents(self) -> bool:
+        """Whether independent learners learn from rewards of their own (which may be the team's, until an agent is treated)."""
+        treated = self.watch.on_lazy == "intervene" and self.watch.cure in ("counterfactual", "diligence") and self.algo == "iql"
+        return self.agent_reward != "team" or treated
+
     def _check_credit(self) -> None:
         if self.agent_reward != "team" and self.reward_redistribution != "none":
             raise ValueError(

@@ -7,14 +7,14 @@ at every step, overridden or not, so worlds with different overrides stay paired
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..envs.base import TeamSpec, View
+from ..envs.base import TeamEnv, TeamSpec, View
 from ..envs.randomness import EXPLORE, POLICY, Clock, split, uniform
-from .agent_reward import AgentReward
 from .agents import UtilityNetwork
 from .errors import suggest
 from .exploration import greedy, softmax_epsilon, uniform_policy
@@ -105,6 +105,10 @@ class Override:
     """Step of the episode from which on it acts."""
 
 
+Pay = Callable[[TeamEnv, Any, View, Tensor, Tensor, Clock], Tensor]
+"""(env, state before the step, view, joint action, team reward, clock) -> what each agent is paid (env, agent)."""
+
+
 @dataclass(frozen=True)
 class Team:
     """The learned agents and the planted members of a run."""
@@ -118,8 +122,10 @@ class Team:
     """True: the agents' outputs are logits and their policies are drawn from; False: utilities, of which the best is taken."""
     probes: Probes | None = None
     """Episodes of training in which only a drawn coalition acts."""
-    pay: AgentReward | None = None
+    pay: Pay | None = None
     """What each agent is paid while learning; None: the team's reward."""
+    bonus: Pay | None = None
+    """What is learned from instead of the team's reward, as the sum over agents of what this gives beyond it; None: nothing."""
 
     def learns(self, num_agents: int) -> Bool[Tensor, " agent"]:
         """True for the agents whose utility acts."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..envs.base import TeamEnv, View
 from ..envs.randomness import EXPLORE, Clock
+from .agent_reward import AgentReward
 from .data import Rollout
 from .exploration import Explore, epsilon_greedy
 from .policies import Team, override
@@ -94,14 +95,21 @@ def advance(
     if team.probes is not None:
         action, behaviour = team.probes.act(q, action, behaviour, view, clock)
     action = override(action, team.members, view, clock)
-    others = None if team.pay is None else team.pay.others(env, carry.state, view, action, clock)
+    # Copies of live environments are made before the step, while they stand here.
+    others = team.pay.others(env, carry.state, view, action, clock) if isinstance(team.pay, AgentReward) else None
     state, step, next_view = env.step(carry.state, action)
     done = step.terminated | step.truncated
     agent_reward = step.reward.unsqueeze(-1).expand(-1, num_agents) if step.agent_reward is None else step.agent_reward
-    paid = agent_reward if team.pay is None or others is None else team.pay.split(others, step.reward)
+    reward = step.reward
+    if team.bonus is not None:
+        reward = reward + (team.bonus(env, carry.state, view, action, step.reward, clock) - step.reward.unsqueeze(-1)).sum(-1)
+    if isinstance(team.pay, AgentReward) and others is not None:
+        paid = team.pay.split(others, step.reward)
+    else:
+        paid = agent_reward if team.pay is None else team.pay(env, carry.state, view, action, step.reward, clock)
     row = {
         "obs": view.obs, "state": view.state, "available": view.available, "alive": view.alive & learns, "action": action,
-        "behaviour": behaviour.to(torch.float32).masked_fill(~learns, 1.0), "reward": step.reward.to(torch.float32),
+        "behaviour": behaviour.to(torch.float32).masked_fill(~learns, 1.0), "reward": reward.to(torch.float32),
         "agent_reward": paid.to(torch.float32), "terminated": step.terminated, "truncated": step.truncated,
         "episode_start": carry.episode_start, "next_obs": step.after.obs, "next_state": step.after.state,
         "next_available": step.after.available, "next_alive": step.after.alive & learns,
@@ -125,7 +133,7 @@ def collect(
     carry: Carry,
     team: Team,
     *,
-    epsilon: float,
+    epsilon: float | Tensor,
     steps: int,
     policy_version: int = 0,
     actor: int = 0,

@@ -33,7 +33,7 @@ def collect_in_workers(
     carry: Carry,
     team: Team,
     *,
-    epsilon: float,
+    epsilon: float | Tensor,
     steps: int,
     policy_version: int = 0,
     actor: int = 0,

@@ -9,11 +9,12 @@ from typing import Any
 from ..envs.errors import WorkerDied
 from . import checkpoint as checkpoints
 from .checkpoint import Content
+from .cures import CURES, treat
 from .errors import Diverged, Interrupted, LazyAgent, WorkerLost
 from .evaluate import Episodes, summarise
 from .folder import Event, Logbook, write_atomically
 from .trainer import Trainer
-from .watching import make_watcher
+from .watching import Watcher, make_watcher
 
 
 class Rounds:
@@ -133,7 +134,33 @@ class Rounds:
         records = self.watcher.look(self.trainer.team, self.trainer.counters.env_steps, played)
         for record in records:
             self.logbook.write(record)
-        return [record["agent"] for record in records if record["event"] == "lazy"]
+        lazy = [record for record in records if record["event"] == "lazy"]
+        if self.config.watch.on_lazy == "intervene" and not self.trainer.finished:
+            for record in lazy:
+                self._cure(self.watcher, record["agent"], teammates_earn=record["teammates_earn"])
+        return [record["agent"] for record in lazy]
+
+    def _cure(self, watcher: Watcher, name: str, *, teammates_earn: bool) -> None:
+        """Treat a lazy agent, once, unless it is planted or nobody else earns anything either; and say so."""
+        agents, trainer = self.trainer.env.spec.agents, self.trainer
+        agent, learns = agents.index(name), trainer.team.learns(len(agents))
+        before = [each for each in trainer.treatments if each.agent == agent]
+        peer = watcher.best_teammate(agent, learns)
+        if not bool(learns[agent]):
+            text = f"{name} is planted and does not learn: there is nothing to cure"
+        elif before:
+            text = f"{name} was treated with {before[0].cure} at {before[0].since:,} env steps and is lazy again: nothing more is done"
+        elif not teammates_earn:
+            text = f"no teammate of {name} earns anything either, so it may only depend on one that idles: nothing is done"
+        elif peer is None and CURES[self.config.watch.cure].needs_peer:
+            text = f"{name} has no teammate that learns: nothing is done"
+        else:
+            treatment, done = treat(trainer, agent, peer)
+            watcher.restart(agent, treatment.until)
+            text = f"{name} is treated with {treatment.cure}: {done}; it is judged again from {treatment.until:,} env steps on"
+        self.logbook.write(
+            {"event": "cure", "env_steps": trainer.counters.env_steps, "agent": name, "cure": self.config.watch.cure, "text": text}
+        )
 
     def _stop_if_lazy(self, lazy: list[str]) -> None:
         """LazyAgent, after saving, where the run is to stop for one."""

@@ -19,6 +19,7 @@ from .agent_reward import make_agent_reward, newest_rewards
 from .capture import COMPILED, EAGER, NO_COMPILER, Choice, decide
 from .checkpoint import Content, check_agents, flatten, unflatten
 from .config import Config
+from .cures import Treatment, exploring, refuse_cure, treated_team
 from .data import Minibatch
 from .engine import CaptureFailed, Engine
 from .errors import CheckpointIncompatible, ConfigError, suggest
@@ -138,6 +139,10 @@ class Trainer:
         team = Team(utility=utility, members=members, planted=planted, sampled=config.acts == "sampled")
         probes = make_probes(config.exploration, env.spec, team.learns(env.spec.num_agents))
         self.team = replace(team, probes=probes, pay=make_agent_reward(config, env))
+        refuse_cure(config, env)
+        self.treatments: tuple[Treatment, ...] = ()
+        cures = config.watch.on_lazy == "intervene" and config.watch.cure == "counterfactual"
+        self._difference = make_agent_reward(config, env, "difference") if cures else None
         self.counters, self.reward_scale, self.sums = Counters(), RewardScale(), Sums()
         self.generator = torch.Generator().manual_seed(mix_seed(config.seed, 2))
         self.fresh_actions = torch.Generator().manual_seed(mix_seed(config.seed, 4))
@@ -182,7 +187,7 @@ class Trainer:
     def _collect(self) -> None:
         """Collect one batch as it stands in Python."""
         rollout, self.carry, ended = collector(self.env)(
-            self.env, self.carry, self.team, epsilon=self.epsilon, steps=self.config.replay.rollout_steps,
+            self.env, self.carry, self._treated_team(), epsilon=self._exploring(), steps=self.config.replay.rollout_steps,
             policy_version=self.counters.iterations, explore=self.learner.explore,
         )  # fmt: skip
         if self.redistribution is None:
@@ -195,6 +200,13 @@ class Trainer:
         self._collected(rewards)
         self.counters.episodes += len(ended.returns)
         self.sums.add(episodes=len(ended.returns), returns=float(ended.returns.sum()), lengths=float(ended.lengths.sum()))
+
+    def _exploring(self) -> float | Tensor:
+        return exploring(self.treatments, self.epsilon, self.counters.env_steps, self.env.spec.num_agents)
+
+    def _treated_team(self) -> Team:
+        """The team as it collects, with what treated agents are paid now."""
+        return treated_team(self.config, self.team, self.treatments, self.counters.env_steps, self._difference)
 
     def _collected(self, reward: Tensor) -> None:
         """Count a fresh batch; `reward`: the rewards that are new to learning."""
@@ -378,6 +390,7 @@ class Trainer:
             "counters": asdict(self.counters), "reward_scale": asdict(self.reward_scale), "sums": self.sums.values,
             "env": env_state.meta, "replay": ring, "engine": asdict(self.choice),
             "optimiser": {part: meta for part, (_, meta) in optimisers.items()}, "agents": list(self.env.spec.agents),
+            "treatments": [asdict(treatment) for treatment in self.treatments],
         }  # fmt: skip
         if self.redistribution is not None:
             learned, episodes, meta["redistribution"] = self.redistribution.dump()
@@ -393,6 +406,7 @@ class Trainer:
             self.targets.load_state_dict(unflatten(training, "targets"))
         for part, optimiser in self.optimisers.items():
             restore_optimiser(optimiser, unflatten(training, f"optimiser.{part}"), meta["optimiser"][part])
+        self.treatments = tuple(Treatment(**each) for each in meta.get("treatments", []))
         self.counters, self.reward_scale = Counters(**meta["counters"]), RewardScale(**meta["reward_scale"])
         self.sums, self._engine, self.choice = Sums(dict(meta["sums"])), None, Choice(**meta["engine"])
         self.generator.set_state(training["generator"])

@@ -23,7 +23,8 @@ Three steps, from cheap to sure:
 
 So an agent that turns lazy is suspected at the next look and judged there, not after as many looks as it takes to gather the floor of
 pairs (credit/evidence.floor_pairs) 8 at a time. What cannot be afforded at once goes on at the next look with what was gathered.
-A lazy agent is *recovered* when the same kind of evidence says that it earned more than the margin at some look since its verdict.
+A lazy or cured agent is *recovered* when the same kind of evidence says that it earned more than the margin at some look since its verdict
+or its cure.
 """
 
 import math
@@ -46,7 +47,7 @@ CLEARED_AFTER = 16
 BATCH = 16
 """Pairs of a test between two looks at the evidence."""
 
-Status = Literal["watched", "suspect", "cleared", "lazy"]
+Status = Literal["watched", "suspect", "cleared", "lazy", "cured"]
 Kind = Literal["suspect", "cleared", "undecided", "lazy", "recovered"]
 Play = Callable[[tuple[int, ...], int], tuple[Tensor, int]]
 """play(agents, pairs) -> the paired differences (chosen agent, reference, pair) on episodes never played before, and their env steps."""
@@ -173,10 +174,10 @@ def _judge(
         return _turned(state, agent, "cleared"), _alarm("cleared", state, agent, since, pairs, float(below[agent]))
     if status == "suspect" and pairs >= max_pairs:
         return _turned(state, agent, "cleared"), _alarm("undecided", state, agent, since, pairs, float(below[agent]))
-    if status == "lazy" and float(above[agent]) >= needed:
+    if status in ("lazy", "cured") and float(above[agent]) >= needed:
         return _turned(state, agent, "cleared"), _alarm("recovered", state, agent, since, pairs, float(above[agent]))
-    looks_needed = 1 if status == "watched" else 2
-    if is_look and status in ("watched", "cleared") and int(state.low_looks[agent]) >= looks_needed:
+    looks_needed = 2 if status == "cleared" else 1
+    if is_look and status in ("watched", "cleared", "cured") and int(state.low_looks[agent]) >= looks_needed:
         return _turned(state, agent, "suspect"), _alarm("suspect", state, agent, mean, fresh, 0.0)
     return state, None
 
@@ -207,7 +208,7 @@ def _turned(state: WatchState, agent: int, status: Status) -> WatchState:
 
 def restarted(state: WatchState, agent: int) -> WatchState:
     """The state after a cure: what was gathered about this agent is of another policy and thrown away; what was topped up stays spent."""
-    return _turned(state, agent, "lazy")
+    return _turned(state, agent, "cured")
 
 
 def log_e(state: WatchState) -> tuple[Float[Tensor, " agent"], Float[Tensor, " agent"]]:
@@ -242,7 +243,7 @@ def observe(
     state, alarms = update(state, differences, delta, **limits)
     per_world = steps / (pairs * (1 + differences.shape[0] * differences.shape[1]))
     suspects, needed = _affordable(state, alpha, max_pairs, test_budget / per_world)
-    better = [agent for agent in _of(state, "lazy") if bool((differences[agent].mean(-1) > delta).any())]
+    better = [agent for agent in (*_of(state, "lazy"), *_of(state, "cured")) if bool((differences[agent].mean(-1) > delta).any())]
     testing, spent = tuple(sorted([*suspects, *better])), 0
     for start in range(0, max_pairs, BATCH):
         number = min(BATCH, max_pairs - start)

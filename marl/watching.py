@@ -3,17 +3,23 @@
 Training is not touched: looks have episode seeds of their own, each used once, and draw on no generator of the run. What is remembered
 goes into the checkpoint, so a resumed run goes on with the evidence of the unbroken one.
 
+The margin is the usual one, m G / n, with G the larger of the team's gain now and the largest it has proven so far: an agent that idles
+takes the team's gain down with it, and would lower the very margin it is judged by. Where a whole team collapses, an agent whose work
+depends on another's earns nothing either; so a verdict says whether any teammate still earns something (`teammates_earn`), and no cure
+follows where none does.
+
 Budget. After N env steps of training the watch has played at most `overhead` * N env steps: looks two thirds of that, tests of suspects
 what is left. A look that would cost more is played with fewer pairs, below two it is skipped; its record says so. What a look costs is
 foretold from the episodes before it, so the share can be exceeded by the error of one forecast, which the next look pays back.
 """
 
 import copy
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..credit.evidence import Evidence
@@ -83,6 +89,12 @@ class Watcher:
         self.reference_returns = torch.zeros(len(self.references), 0, dtype=torch.float64)
         self.seen: tuple[float, float] | None = None
         """Lowest and highest return so far."""
+        self.resting: dict[int, int] = {}
+        """Agents that were cured, and the env steps from which on they are judged again."""
+        self.newest: Float[Tensor, "agent reference"] | None = None
+        """Mean differences at the newest look of this process."""
+        self.proven = torch.full((len(self.references),), -torch.inf, dtype=torch.float64)
+        """The largest gain the team has shown so far, per reference: the lower end of its interval."""
         if saved is not None:
             self._restore(saved)
 
@@ -108,9 +120,16 @@ class Watcher:
         vars(self).update(vars(ahead))
         return records
 
-    def restart(self, agent: int) -> None:
-        """After a cure: the evidence about this agent is of another policy."""
-        self.state = restarted(self.state, agent)
+    def restart(self, agent: int, until: int) -> None:
+        """After a cure: the evidence about this agent is of another policy, and it is not judged before `until` env steps."""
+        self.state, self.resting = restarted(self.state, agent), {**self.resting, agent: until}
+
+    def best_teammate(self, agent: int, learns: Bool[Tensor, " agent"]) -> int | None:
+        """The learning teammate with the largest effect at the newest look (the least over references); None without one."""
+        assert self.newest is not None, "a cure follows a look"
+        able = learns.clone()
+        able[agent] = False
+        return int(self.newest.amin(-1).masked_fill(~able, -torch.inf).argmax()) if bool(able.any()) else None
 
     def _look(self, team: Team, env_steps: int, evaluated: Episodes) -> list[dict[str, Any]]:
         spec, rules = self.env.spec, self.rules
@@ -120,25 +139,40 @@ class Watcher:
         self._play_references(team, 2 * pairs)
         self._widen(evaluated.returns, self.reference_returns)
         gain = measure_gain(evaluated.returns, self.reference_returns)
-        delta = rules.margin * gain.mean / spec.num_agents
+        if self.reference_returns.shape[1] >= FEWEST_REFERENCE_EPISODES:
+            self.proven = torch.maximum(self.proven, gain.low)
+        delta = rules.margin * torch.where(gain.low > 0, torch.maximum(gain.mean, self.proven), self.proven) / spec.num_agents
         alarms: tuple[Alarm, ...] = ()
-        enough = self.reference_returns.shape[1] >= FEWEST_REFERENCE_EPISODES
-        if enough and bool((gain.low > 0).all() and (delta < self.bound).all()):
+        if bool((self.proven > 0).all() and (delta < self.bound).all()):
             self.state, look = observe(
                 self.state, lambda agents, number: self._pairs(team, agents, number), delta, bound=self.bound, alpha=rules.alpha,
-                pairs=pairs, max_pairs=rules.max_pairs, judged=torch.tensor(measure_choice(evaluated)) >= CHOICE_FLOOR,
+                pairs=pairs, max_pairs=rules.max_pairs, judged=self._judged(evaluated, env_steps),
                 test_budget=rules.overhead * env_steps - self.ledger.env_steps - self._cost(pairs, self.ledger.length),
             )  # fmt: skip
             self.ledger = replace(self.ledger, test_steps=self.ledger.test_steps + look.test_steps)
             differences, alarms, notes = look.differences, look.alarms, [note, self._waiting(look)]
         else:
             differences, _ = self._pairs(team, tuple(range(spec.num_agents)), pairs)
+            delta = torch.full_like(delta, torch.nan)
             notes = [note, "nobody is judged: the team does not clearly beat its references yet"]
+        collapsed = not bool((gain.low > 0).all())
+        self.newest = differences.mean(-1)
         credit = self._record(
             env_steps, pairs=pairs, note="; ".join(filter(None, notes)) or None, differences=differences, gain=gain.mean, delta=delta
         )
         effort = measure_effort(evaluated, spec)
-        return [credit, *(self._told(env_steps, alarm, effort[alarm.agent]) for alarm in alarms)]
+        return [credit, *(self._told(env_steps, alarm, effort[alarm.agent], collapsed) for alarm in alarms)]
+
+    def _judged(self, evaluated: Episodes, env_steps: int) -> Bool[Tensor, " agent"]:
+        """False for agents that hardly ever have a choice, and for those whose cure still goes on."""
+        rested = [self.resting.get(agent, 0) <= env_steps for agent in range(self.env.spec.num_agents)]
+        return (torch.tensor(measure_choice(evaluated)) >= CHOICE_FLOOR) & torch.tensor(rested)
+
+    def _teammates_earn(self, agent: int) -> bool:
+        """Whether somebody else earned more than the margin at the newest look; else an agent's own effect says little about it."""
+        assert self.newest is not None
+        others = [other for other in range(len(self.newest)) if other != agent]
+        return bool((self.newest > self.state.evidence.delta)[others].any())
 
     def _affordable(self, env_steps: int, evaluated: Episodes) -> tuple[int, str | None]:
         """How many pairs the budget allows now, and why not as many as asked for."""
@@ -222,11 +256,12 @@ class Watcher:
                 for i, agent in enumerate(agents)
             }
             record["status"] = dict(zip(agents, self.state.status, strict=True))
-            record |= {key: dict(zip(names, figures[key].tolist(), strict=True)) for key in ("gain", "delta")}
+            known = {key: [None if math.isnan(value) else value for value in figures[key].tolist()] for key in ("gain", "delta")}
+            record |= {key: dict(zip(names, values, strict=True)) for key, values in known.items()}
         record |= {"watch.env_steps": self.ledger.env_steps, "watch.share": self.ledger.env_steps / max(env_steps, 1)}
         return record | ({} if note is None else {"note": note})
 
-    def _told(self, env_steps: int, alarm: Alarm, effort: float | None) -> dict[str, Any]:
+    def _told(self, env_steps: int, alarm: Alarm, effort: float | None, collapsed: bool) -> dict[str, Any]:
         """An alarm as a record, with a sentence for people."""
         agent = self.env.spec.agents[alarm.agent]
         effects = ", ".join(f'{effect:.3g} against "{name}"' for effect, name in zip(alarm.effect, self.references, strict=True))
@@ -243,7 +278,11 @@ class Watcher:
         }[alarm.kind]
         record = {"event": alarm.kind, "env_steps": env_steps, "agent": agent, "text": sentence, "pairs": alarm.pairs}
         if alarm.kind == "lazy":
-            record |= {"verdict": verdict, "approximate": self.approximate}
+            record |= {"verdict": verdict, "approximate": self.approximate, "teammates_earn": self._teammates_earn(alarm.agent)}
+            if collapsed:
+                record["text"] += "; the team as it is does not clearly beat its references, which it did before"
+            if not record["teammates_earn"]:
+                record["text"] += "; the absence of no teammate costs anything either, so it may only depend on one that idles"
         return record | {
             "effort": effort, "evidence": alarm.evidence, "effect": dict(zip(self.references, alarm.effect, strict=True)),
             "delta": dict(zip(self.references, alarm.delta, strict=True)),
@@ -255,7 +294,9 @@ class Watcher:
         return {
             "references": list(self.references), "ledger": asdict(self.ledger), "seen": self.seen and list(self.seen),
             "status": list(state.status),
-            "reference_returns": self.reference_returns.tolist(), "bound": state.evidence.bound,
+            "reference_returns": self.reference_returns.tolist(),
+            "proven": _listed(self.proven),
+            "resting": [list(pair) for pair in self.resting.items()], "bound": state.evidence.bound,
             "evidence": {name: _listed(getattr(state.evidence, name)) for name in _EVIDENCE},
             **{name: _listed(getattr(state, name)) for name in _TENSORS},
         }  # fmt: skip
@@ -266,6 +307,8 @@ class Watcher:
         remembered = Evidence(bound=saved["bound"], approximate=False, **evidence)
         self.state = WatchState(evidence=remembered, status=tuple(saved["status"]), **tensors)
         self.ledger, self.seen = Ledger(**saved["ledger"]), None if saved["seen"] is None else tuple(saved["seen"])
+        self.proven = _tensor(saved["proven"], self.proven)
+        self.resting = dict(saved["resting"])
         self.reference_returns = torch.tensor(saved["reference_returns"], dtype=torch.float64)
 
 

@@ -107,7 +107,7 @@ class ValueLearner:
         q = next_q.gather(-1, best).squeeze(-1)
         next_value = mix(_mixer(targets), q, steps.next_state, steps.next_alive)
         done, real = steps.terminated | steps.truncated, _real(steps, _mixer(targets))
-        own = self.config.agent_reward != "team"
+        own = self.config.pays_agents
         reward = ((steps.agent_reward if own else steps.reward.unsqueeze(-1)) / scale).expand_as(next_value)
         flags = [*(of_step.unsqueeze(-1).expand_as(next_value) for of_step in (steps.terminated, done)), real]
         learner = self.config.learner
@@ -158,7 +158,7 @@ class ValueLearner:
 
     def _paid(self, steps: Rollout, real: Bool[Tensor, "time env value"]) -> dict[str, Tensor]:
         """What agents are paid of their own, raw, and how much that is either way: it may be many times less than the team's reward."""
-        if self.config.agent_reward == "team":
+        if not self.config.pays_agents:
             return {}
         paid = steps.agent_reward.masked_fill(~real, 0.0)
         return {"agent_reward": paid.sum(), "agent_reward_size": paid.abs().sum()}

@@ -10,13 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from teamcredit.credit.evidence import floor_pairs
+from teamcredit.envs.coalition import CoalitionTask
 from teamcredit.envs.registry import make
+from teamcredit.marl.agents import utility_network
 from teamcredit.marl.checkpoint import list_checkpoints, read
-from teamcredit.marl.config import Config
+from teamcredit.marl.config import Config, NetworkConfig
 from teamcredit.marl.errors import ConfigError, Interrupted, LazyAgent
 from teamcredit.marl.evaluate import play as play_episodes
 from teamcredit.marl.evaluate import seeds_from
 from teamcredit.marl.folder import read_metrics
+from teamcredit.marl.policies import Override, Team
 from teamcredit.marl.run import Run, resume, train
 from teamcredit.marl.watch import BATCH, WatchState, begin_watch, log_e, observe, pairs_needed, restarted, update
 from teamcredit.marl.watching import WATCH_SEEDS, Watcher, measure_gain
@@ -135,7 +138,7 @@ def test_a_lazy_agent_that_earns_again_is_recovered_and_a_cure_starts_its_eviden
     assert [(alarm.kind, alarm.agent) for alarm in alarms] == [("recovered", 0)]
     assert again.status == ("cleared", "watched")
     cured = restarted(state, 0)
-    assert cured.status == ("lazy", "watched")
+    assert cured.status == ("cured", "watched")
     assert (int(cured.pairs[0]), float(cured.total[0])) == (0, 0)
     assert int(cured.suspicions[0]) == 1  # what was topped up stays spent
 
@@ -274,6 +277,48 @@ def test_nothing_of_a_look_that_was_broken_off_is_kept(planted, monkeypatch):
     with pytest.raises(RuntimeError):
         watcher.look(planted.team, 100_000, play_episodes(planted.env, planted.team, seeds_from(0, 16)))
     assert watcher.dump() == before
+
+
+def joining(env: CoalitionTask, *agents: bool) -> Team:
+    """A team of a coalition game in which these agents always join, and the others never."""
+    config = Config(task="any", network=NetworkConfig(hidden=4))
+    everyone = torch.ones(len(agents), dtype=torch.bool)
+    act = Override(lambda view, clock: torch.tensor(agents).to(torch.int64).expand(len(view.alive), -1), everyone)
+    return Team(utility=utility_network(config.network, env.spec), members=(act,))
+
+
+def looks_at(env: CoalitionTask, *teams: Team) -> list[list[dict[str, Any]]]:
+    """The records of a look at each team in turn, 100,000 env steps apart."""
+    watcher = Watcher(Config(task="any", watch_credit="evaluations"), env)
+    return [
+        [
+            record
+            for record in watcher.look(team, 100_000 * number, play_episodes(env, team, seeds_from(0, 32)))
+            if record["event"] != "suspect"
+        ]
+        for number, team in enumerate(teams, start=1)
+    ]
+
+
+def test_an_agent_that_falls_idle_is_judged_by_what_the_team_has_proven_before():
+    """v = number of members: when agent 1 leaves, the gain falls from 2 to 1, and the margin stays (1/4) 2 / 2."""
+    env = CoalitionTask([0.0, 1.0, 1.0, 2.0])
+    before, after = looks_at(env, joining(env, True, True), joining(env, True, False))
+    assert [record["event"] for record in before] == ["credit"]
+    assert before[0]["delta"]["noop"] == after[0]["delta"]["noop"] == 0.25
+    assert 0 < after[0]["delta"]["random"] <= before[0]["delta"]["random"]  # by the lower end of what was proven
+    assert after[0]["gain"]["noop"] == 1.0
+    (lazy,) = after[1:]
+    assert (lazy["event"], lazy["agent"], lazy["verdict"], lazy["teammates_earn"]) == ("lazy", env.spec.agents[1], "lazy-idle", True)
+
+
+def test_where_a_whole_team_collapses_the_verdict_says_that_nobody_earns_anything():
+    """v = 1 for both together: when agent 1 leaves, agent 0 earns nothing either, and nothing tells who left."""
+    env = CoalitionTask([0.0, 0.0, 0.0, 1.0])
+    _, after = looks_at(env, joining(env, True, True), joining(env, True, False))
+    lazy = [record for record in after if record["event"] == "lazy"]
+    assert not any(record["teammates_earn"] for record in lazy)
+    assert all("it may only depend on one that idles" in record["text"] for record in lazy)
 
 
 @pytest.mark.parametrize(
