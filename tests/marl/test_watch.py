@@ -253,6 +253,7 @@ def test_the_budget_shortens_and_skips_looks_and_says_so(tmp_path):
     line = records(run.folder, "credit")
     assert line[0]["pairs"] < 8
     assert "pairs would take" in line[0]["note"]
+    assert all(record["note"] is None or isinstance(record["note"], str) for record in line)
     assert line[-1]["watch.share"] <= 0.15
 
 
