@@ -46,8 +46,8 @@ def alarm_record(
         collapsed: the team as it is does not clearly beat its references, though it did before.
     """
     record = {
-        "event": alarm.kind, "agent": agent, "text": _sentence(alarm, agent, references, approximate), "pairs": alarm.pairs, "effort": effort,
-        "evidence": alarm.evidence, "effect": dict(zip(references, alarm.effect, strict=True)),
+        "event": alarm.kind, "agent": agent, "text": _sentence(alarm, agent, references, approximate), "pairs": alarm.pairs,
+        "effort": effort, "evidence": alarm.evidence, "effect": dict(zip(references, alarm.effect, strict=True)),
         "delta": by_reference(torch.tensor(alarm.delta, dtype=torch.float64), references),
     }  # fmt: skip
     if alarm.kind != "lazy":
@@ -69,7 +69,7 @@ def _sentence(alarm: Alarm, agent: str, references: Sequence[str], approximate: 
         "suspect": f"{agent} may not pull its weight: {loss}; it is tested",
         "cleared": f"{agent} pulls its weight: {loss}",
         "undecided": f"{agent} cannot be judged: {loss}; the margin is {margin}",
-        "lazy": f"{agent} does not pull its weight{about}: {loss}, less than {margin}; whether teammates stand in for it, or nobody could do "
-        "better there, was not looked at (marl lazy RUN does)",
+        "lazy": f"{agent} does not pull its weight{about}: {loss}, less than {margin}; whether teammates stand in for it, or nobody could "
+        "do better there, was not looked at (marl lazy RUN does)",
         "recovered": f"{agent} pulls its weight again: {loss}",
     }[alarm.kind]
