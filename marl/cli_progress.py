@@ -127,9 +127,9 @@ class TrainView:
 
     def _on_credit(self, event: dict[str, Any]) -> None:
         self.watched = event["watch.env_steps"], event["watch.share"]
-        if self.screen.common.verbose or (event.get("note") and event["note"].partition(":")[0] != self.noted):
-            self._print(f"watch       {event.get('note') or 'looked'} ({event['watch.share']:.1%} more env steps so far)")
-        self.noted = event.get("note", "").partition(":")[0] or self.noted
+        if self.screen.common.verbose or (event["note"] and event["note"].partition(":")[0] != self.noted):
+            self._print(f"watch       {event['note'] or 'looked'} ({event['watch.share']:.1%} more env steps so far)")
+        self.noted = (event["note"] or "").partition(":")[0] or self.noted
 
     def _on_suspect(self, event: dict[str, Any]) -> None:
         if self.screen.common.verbose:

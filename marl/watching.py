@@ -14,7 +14,6 @@ foretold from the episodes before it, so the share can be exceeded by the error 
 """
 
 import copy
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,13 +22,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..credit.evidence import Evidence
-from ..credit.intervals import t_interval
 from ..envs.base import TeamEnv
 from .config import Config
 from .errors import ConfigError
 from .evaluate import Episodes, seeds_from
 from .policies import Team
 from .watch import Alarm, Look, WatchState, begin_watch, observe, restarted
+from .watch_records import alarm_record, by_reference, timeline
 from .worlds import Worlds, measure_choice, measure_effort
 
 WATCH_SEEDS = 1_000_000_000
@@ -39,8 +38,8 @@ FEWEST_REFERENCE_EPISODES, REFERENCE_EPISODES = 16, 64
 return does not change while the team learns."""
 LOOKS_SHARE = 2 / 3
 """Of the budget."""
-CHOICE_FLOOR, IDLE_BELOW = 0.02, 0.1
-"""As in credit/classes.py: who is not assessed, and who is idle."""
+CHOICE_FLOOR = 0.02
+"""As in credit/classes.py: share of steps with a choice below which an agent is not judged."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class Watcher:
         spec, rules = self.env.spec, self.rules
         pairs, note = self._affordable(env_steps, evaluated)
         if pairs < 2:
-            return [self._record(env_steps, pairs=0, note=note)]
+            return [self._record(env_steps, pairs=0, credit=None, note=note)]
         self._play_references(team, 2 * pairs)
         self._widen(evaluated.returns, self.reference_returns)
         gain = measure_gain(evaluated.returns, self.reference_returns)
@@ -158,10 +157,24 @@ class Watcher:
         collapsed = not bool((gain.low > 0).all())
         self.newest = differences.mean(-1)
         credit = self._record(
-            env_steps, pairs=pairs, note="; ".join(filter(None, notes)) or None, differences=differences, gain=gain.mean, delta=delta
-        )
+            env_steps, pairs=pairs, credit=timeline(differences, spec.agents, self.references),
+            status=dict(zip(spec.agents, self.state.status, strict=True)), gain=by_reference(gain.mean, self.references),
+            delta=by_reference(delta, self.references), note="; ".join(filter(None, notes)) or None,
+        )  # fmt: skip
         effort = measure_effort(evaluated, spec)
-        return [credit, *(self._told(env_steps, alarm, effort[alarm.agent], collapsed) for alarm in alarms)]
+        told = (
+            alarm_record(
+                alarm,
+                spec.agents[alarm.agent],
+                self.references,
+                effort=effort[alarm.agent],
+                approximate=self.approximate,
+                teammates_earn=self._teammates_earn(alarm.agent),
+                collapsed=collapsed,
+            )
+            for alarm in alarms
+        )
+        return [credit, *({"env_steps": env_steps, **record} for record in told)]
 
     def _judged(self, evaluated: Episodes, env_steps: int) -> Bool[Tensor, " agent"]:
         """False for agents that hardly ever have a choice, and for those whose cure still goes on."""
@@ -218,7 +231,11 @@ class Watcher:
         number = min(REFERENCE_EPISODES - self.reference_returns.shape[1], most)
         if number:
             worlds = self._worlds(team)
-            self.reference_returns = torch.cat([self.reference_returns, worlds.all_replaced(self._fresh(number))], 1)
+            try:
+                returns = worlds.all_replaced(self._fresh(number))
+            except ValueError as error:  # a no-op that is not always available
+                raise ConfigError(f"--watch-credit: {error}", remedy="--watch.references random") from error
+            self.reference_returns = torch.cat([self.reference_returns, returns], 1)
             self._count(worlds)
 
     def _pairs(self, team: Team, agents: tuple[int, ...], number: int) -> tuple[Tensor, int]:
@@ -240,53 +257,10 @@ class Watcher:
         low, high = self.seen or (float(every.min()), float(every.max()))
         self.seen = (min(low, float(every.min())), max(high, float(every.max())))
 
-    def _record(self, env_steps: int, *, pairs: int, note: str | None, **figures: Tensor) -> dict[str, Any]:
-        """The line of the credit timeline."""
-        names, agents = self.references, self.env.spec.agents
-        record: dict[str, Any] = {"event": "credit", "env_steps": env_steps, "pairs": pairs, "credit": None}
-        if "differences" in figures:
-            differences = figures["differences"]
-            worst = max(float(differences.abs().max()), 1e-9)
-            low, high = t_interval(differences, worst=worst)
-            record["credit"] = {
-                agent: {
-                    name: {"effect": float(differences[i, r].mean()), "interval": [float(low[i, r]), float(high[i, r])]}
-                    for r, name in enumerate(names)
-                }
-                for i, agent in enumerate(agents)
-            }
-            record["status"] = dict(zip(agents, self.state.status, strict=True))
-            known = {key: [None if math.isnan(value) else value for value in figures[key].tolist()] for key in ("gain", "delta")}
-            record |= {key: dict(zip(names, values, strict=True)) for key, values in known.items()}
-        record |= {"watch.env_steps": self.ledger.env_steps, "watch.share": self.ledger.env_steps / max(env_steps, 1)}
-        return record | ({} if note is None else {"note": note})
-
-    def _told(self, env_steps: int, alarm: Alarm, effort: float | None, collapsed: bool) -> dict[str, Any]:
-        """An alarm as a record, with a sentence for people."""
-        agent = self.env.spec.agents[alarm.agent]
-        effects = ", ".join(f'{effect:.3g} against "{name}"' for effect, name in zip(alarm.effect, self.references, strict=True))
-        margin, on = f"{max(alarm.delta):.3g}", f"over {alarm.pairs} pairs of episodes"
-        about = " (approximately: the task declares no range of returns)" if self.approximate else ""
-        verdict = "lazy-idle" if effort is not None and effort < IDLE_BELOW else "lazy-busy"
-        sentence = {
-            "suspect": f"{agent} may not pull its weight: the team loses {effects} without it, {on}; it is tested",
-            "cleared": f"{agent} pulls its weight: the team loses {effects} without it, {on}",
-            "undecided": f"{agent} cannot be judged: the team loses {effects} without it, {on}; the margin is {margin}",
-            "lazy": f"{agent} does not pull its weight{about}: the team loses {effects} without it, less than {margin}, {on}; "
-            "whether teammates stand in for it or nobody could do better there is not looked at here (marl lazy RUN does)",
-            "recovered": f"{agent} pulls its weight again: the team loses {effects} without it, {on}",
-        }[alarm.kind]
-        record = {"event": alarm.kind, "env_steps": env_steps, "agent": agent, "text": sentence, "pairs": alarm.pairs}
-        if alarm.kind == "lazy":
-            record |= {"verdict": verdict, "approximate": self.approximate, "teammates_earn": self._teammates_earn(alarm.agent)}
-            if collapsed:
-                record["text"] += "; the team as it is does not clearly beat its references, which it did before"
-            if not record["teammates_earn"]:
-                record["text"] += "; the absence of no teammate costs anything either, so it may only depend on one that idles"
-        return record | {
-            "effort": effort, "evidence": alarm.evidence, "effect": dict(zip(self.references, alarm.effect, strict=True)),
-            "delta": dict(zip(self.references, alarm.delta, strict=True)),
-        }  # fmt: skip
+    def _record(self, env_steps: int, **figures: Any) -> dict[str, Any]:
+        """A line of the credit timeline."""
+        spent = {"watch.env_steps": self.ledger.env_steps, "watch.share": self.ledger.env_steps / max(env_steps, 1)}
+        return {"event": "credit", "env_steps": env_steps, **figures, **spent}
 
     def dump(self) -> dict[str, Any]:
         """What is remembered, as JSON values (numbers come back exactly)."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,7 @@ def test_the_budget_shortens_and_skips_looks_and_says_so(tmp_path):
     line = records(run.folder, "credit")
     assert line[0]["pairs"] < 8
     assert "pairs would take" in line[0]["note"]
+    assert all(record["note"] is None or isinstance(record["note"], str) for record in line)
     assert line[-1]["watch.share"] <= 0.15
 
 
@@ -310,6 +312,15 @@ def test_an_agent_that_falls_idle_is_judged_by_what_the_team_has_proven_before()
     assert after[0]["gain"]["noop"] == 1.0
     (lazy,) = after[1:]
     assert (lazy["event"], lazy["agent"], lazy["verdict"], lazy["teammates_earn"]) == ("lazy", env.spec.agents[1], "lazy-idle", True)
+
+
+def test_without_a_declared_range_verdicts_are_approximate_and_by_the_span_of_returns_seen():
+    env = CoalitionTask([0.0, 1.0, 1.0, 2.0])
+    env.spec = replace(env.spec, return_range=None)
+    _, after = looks_at(env, joining(env, True, True), joining(env, True, False))
+    (lazy,) = after[1:]
+    assert (lazy["event"], lazy["agent"], lazy["approximate"]) == ("lazy", env.spec.agents[1], True)
+    assert "(approximately: the task declares no range of returns)" in lazy["text"]
 
 
 def test_where_a_whole_team_collapses_the_verdict_says_that_nobody_earns_anything():
