@@ -199,7 +199,7 @@ def test_a_value_of_the_team_learns_the_bonus_and_reports_the_teams_own_return()
         ("resett", {}, 'no cure "resett". Did you mean reset?'),
         ("counterfactual", {"algo": "vdn"}, "vdn learns one value of the whole team: use --algo iql"),
         ("counterfactual", {"agent_reward": "difference"}, "every agent is paid for itself already"),
-        ("counterfactual", {"task": "mpe/simple_spread"}, "replaying its episode in Python"),
+        ("counterfactual", {"task": "mpe/simple_spread"}, "no agent's action changed the team reward of its own step"),
         ("diligence", {"task": "native/spread"}, "is not known"),
         ("diligence", {"algo": "coma"}, "it is for iql, vdn and qmix"),
         ("reset", {"algo": "coma"}, "coma explores by its own policies"),

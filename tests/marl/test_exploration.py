@@ -269,5 +269,5 @@ def test_a_half_policy_is_half_of_each_and_its_draws_belong_to_one_agent_and_cop
 
 
 def test_half_of_an_unknown_policy_is_refused_by_its_name():
-    with pytest.raises(ValueError, match=r'no policy "forger".*half- before any'):
+    with pytest.raises(ValueError, match=r'no policy "forger".*half- before one of these'):
         make_policy("half-forger", make("native/spread").spec, {})

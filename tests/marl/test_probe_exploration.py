@@ -169,7 +169,7 @@ def test_the_same_seed_trains_the_same_and_probing_changes_what_is_learned():
     "task, options, sentence",
     [
         ("native/matrix-climbing", {"probe_members": "active"}, "has no action that does nothing"),
-        ("native/spread-1", {}, "one agent alone"),
+        ("native/spread-1", {}, "coalitions need at least 2 that do"),
     ],
 )
 def test_probes_that_make_no_sense_are_refused(task, options, sentence):
