@@ -1,8 +1,10 @@
 """A closer look at agents of small effect: what tells a lazy one from one that is redundant, not needed, or rides free.
 
     phi_i(rho)   the Shapley value, per reference: what i earns on average over all orders of joining (exact up to 5 agents)
-    I_ij(rho)    v(N) - v(N-i) - v(N-j) + v(N-i-j): below 0, j does what i leaves; a *substitute* if the upper end of its interval lies
-                 below 0 (Bonferroni over teammates, references and agents looked at) and |I_ij| reaches the margin
+    I_ij(rho)    v(N) - v(N-i) - v(N-j) + v(N-i-j): below 0, i matters more without j. j is a *substitute* if the upper end of its interval
+                 lies below 0, |I_ij| reaches the margin, and i's own effect without j, v(N-j) - v(N-i-j), is above 0 and reaches the
+                 margin too (intervals with Bonferroni over teammates, references and agents looked at). Without the last, an idler that
+                 does less harm where a teammate is gone would pass for its stand-in
     H_i          room for another policy in its place (headroom.py)
     u_i          influence (influence.py)
 
@@ -132,24 +134,30 @@ def measure_shares(
         generator = torch.Generator().manual_seed(0)
         phi.append(shapley(game, n, episodes=indices, generator=generator, reference=stand.reference.name).value)
         for agent in agents:
-            pairs = interactions_of(game, agent, indices)
-            known = None if margin.approximate else 2 * margin.bound
-            _, high, _ = mean_interval(pairs, bound=known, worst=None if known else 2 * margin.bound, confidence=1 - 2 * level)
-            substitutes[agent] |= (high < 0) & (pairs.mean(-1).abs() >= margin.delta[number])
+            pairs, alone = interactions_of(game, agent, indices)
+            known = None if margin.approximate else margin.bound
+            wide = {"bound": 2 * known} if known else {"worst": 2 * margin.bound}
+            _, high, _ = mean_interval(pairs, confidence=1 - 2 * level, **wide)
+            low, _, _ = mean_interval(alone, bound=known, worst=None if known else margin.bound, confidence=1 - 2 * level)
+            least = margin.delta[number]
+            substitutes[agent] |= (high < 0) & (pairs.mean(-1).abs() >= least) & (low > 0) & (alone.mean(-1) >= least)
         env_steps += game.env_steps
     return Shares(torch.stack(phi), {agent: tuple(substitutes[agent].nonzero().flatten().tolist()) for agent in agents}, env_steps)
 
 
-def interactions_of(game: EpisodeGame, agent: int, episodes: Int[Tensor, " episode"]) -> Float[Tensor, "agent episode"]:
-    """I_ij at the full team, for every teammate j in each episode; 0 for the agent itself."""
+def interactions_of(
+    game: EpisodeGame, agent: int, episodes: Int[Tensor, " episode"]
+) -> tuple[Float[Tensor, "agent episode"], Float[Tensor, "agent episode"]]:
+    """I_ij at the full team, and the agent's effect without j, v(N-j) - v(N-i-j), for every teammate j in each episode; 0 for itself."""
     n = game.num_agents
     out = torch.eye(n, dtype=torch.bool)
     without_j, without_both = ~out, ~(out | out[agent])
     everyone = torch.ones(1, n, dtype=torch.bool)
     values = game.play(torch.cat([everyone, ~out[agent].unsqueeze(0), without_j, without_both]), episodes)
-    found = values[0] - values[1] - values[2 : 2 + n] + values[2 + n :]
-    found[agent] = 0.0
-    return found
+    alone = values[2 : 2 + n] - values[2 + n :]
+    found = values[0] - values[1] - alone
+    found[agent] = alone[agent] = 0.0
+    return found, alone
 
 
 def pays_by_timeline(lines: Sequence[Mapping[str, object]], names: Sequence[str], least: float) -> Bool[Tensor, " agent"]:

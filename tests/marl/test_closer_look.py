@@ -85,6 +85,24 @@ def test_substitutes_are_found_in_teams_too_large_to_enumerate():
     torch.testing.assert_close(shares.phi[0], torch.tensor([1.0, 1, 1, 1, 1, 0], dtype=torch.float64))
 
 
+def test_an_idler_that_does_less_harm_without_a_teammate_is_not_replaced_by_it():
+    """Agent 0 stays out, where joining would help (0, 1, .5 and 3 for nobody, 1, 0, both): against random it loses 1 beside agent 1 and
+    .625 beside a random one. The interaction is -.375, but agent 0 earns nothing that agent 1 could stand in for."""
+    env = game([[0.0, 1.0], [0.5, 3.0]])
+    team = playing(env, [0, 1])
+    stands = [reference_of(name, env, team) for name in ("noop", "random")]
+    margin = judge_team(env, team, stands=stands[:1], max_pairs=2, margin_episodes=8, look=False).margin
+    wide = replace(
+        margin,
+        references=("noop", "random"),
+        gain=margin.gain.repeat(2),
+        gain_low=margin.gain_low.repeat(2),
+        gain_high=margin.gain_high.repeat(2),
+    )
+    shares = measure_shares(env, team, [0], stands, wide, episodes=2048)
+    assert shares.substitutes == {0: ()}
+
+
 def test_what_the_guard_the_walker_and_the_dummy_of_plate_and_door_are():
     env = make("native/plate-and-door")
     members, planted = parse_members(("guard=trained", "walker=trained", "dummy=trained"), env.spec, env.scripted)
