@@ -9,9 +9,8 @@ what an estimator of "Shapley values" returns that draws coalitions uniformly.
 from jaxtyping import Int
 from torch import Tensor
 
-from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, all_coalitions, episode_indices, refuse_enumeration
-from .intervals import mean_interval
-from .shapley import banzhaf_from_values
+from .base import CachedGame, CoalitionGame, Credit, EpisodeGame, episode_indices, refuse_enumeration
+from .shapley import banzhaf_from_values, exact_episodes, exact_function
 
 _ESTIMAND = "each agent's gain from joining, averaged over all coalitions of the others alike; absent agents follow the reference"
 
@@ -33,37 +32,5 @@ def banzhaf(
     refuse_enumeration(num_agents)
     words = {"estimand": _ESTIMAND, "reference": reference, "unit": unit, "method": "exact Banzhaf value (all coalitions)"}
     if isinstance(game, EpisodeGame):
-        return _from_episodes(game, episode_indices(episodes), bound, confidence, words)
-    cached = CachedGame(game, num_agents)
-    values = cached(all_coalitions(num_agents))
-    return Credit(
-        value=banzhaf_from_values(values),
-        low=None,
-        high=None,
-        total=float(values[-1] - values[0]),
-        evaluations=cached.evaluations,
-        episodes=0,
-        env_steps=0,
-        resampled="nothing: the value is exact",
-        approximate=False,
-        **words,
-    )
-
-
-def _from_episodes(game: EpisodeGame, episodes: Tensor, bound: float | None, confidence: float, words: dict[str, str]) -> Credit:
-    steps, evaluations = game.env_steps, game.evaluations
-    values = game.play(all_coalitions(game.num_agents), episodes)
-    per_episode = banzhaf_from_values(values)
-    low, high, how = mean_interval(per_episode, bound=bound, confidence=confidence)
-    return Credit(
-        value=per_episode.mean(-1),
-        low=low,
-        high=high,
-        total=float((values[-1] - values[0]).mean()),
-        evaluations=game.evaluations - evaluations,
-        episodes=len(episodes),
-        env_steps=game.env_steps - steps,
-        resampled=f"{len(episodes)} paired episodes; {how}",
-        approximate=bound is None,
-        **words,
-    )
+        return exact_episodes(game, episode_indices(episodes), banzhaf_from_values, bound, confidence, words)
+    return exact_function(CachedGame(game, num_agents), banzhaf_from_values, words)

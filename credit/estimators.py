@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .base import Credit
+from .base import LARGEST_EXACT, Credit
 from .benchmark import Estimate
 from .difference import leave_one_out
 from .known_wrong import mean_table
@@ -12,14 +12,12 @@ from .sampling import Sampler, calls
 from .shapley import banzhaf_from_values, shapley
 from .trial import Trial
 
-_EXACT = 12
-
 
 def exact(game: Trial, num_agents: int, budget: int, seed: int) -> Credit:
     """All coalitions; of a noisy game on as many paired episodes as the budget has."""
     if not game.problem.is_noisy:
-        return shapley(lambda coalitions: game(coalitions), num_agents, exact_up_to=_EXACT)
-    return shapley(game, num_agents, episodes=budget // 2**num_agents, exact_up_to=_EXACT)
+        return shapley(lambda coalitions: game(coalitions), num_agents, exact_up_to=LARGEST_EXACT)
+    return shapley(game, num_agents, episodes=budget // 2**num_agents, exact_up_to=LARGEST_EXACT)
 
 
 def sampled(way: Sampler) -> Estimate:

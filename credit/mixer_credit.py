@@ -24,10 +24,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .base import all_coalitions
+from .base import LARGEST_EXACT, all_coalitions
 from .shapley import shapley_from_values
 
-LARGEST_TEAM = 12
+LARGEST_TEAM = LARGEST_EXACT
 """Players whose 2^n coalitions are enumerated."""
 _AT_ONCE = 2**17
 """Utility vectors handed to `value` in one call."""

@@ -10,6 +10,7 @@ the Banzhaf value, another index.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +31,8 @@ from .intervals import mean_interval
 from .sampling import HOW, Sampler, calls, check_sampler, draw
 
 _FEW = 8
+Index = Callable[[Tensor], Tensor]
+"""Values of all 2^n coalitions (coalition, *batch) -> credit (agent, *batch)."""
 _ESTIMAND = "each agent's average gain from joining, over all orders of joining; agents not yet joined follow the reference"
 
 
@@ -134,7 +137,8 @@ def shapley(
             raise ValueError(f"num_agents is {num_agents}, but the episode game has {game.num_agents} agents")
         indices = episode_indices(episodes)
         if num_agents <= exact_up_to:
-            return _exact_episodes(game, indices, bound, confidence, words)
+            method = "exact Shapley value of every episode (all coalitions on the same seeds), averaged"
+            return exact_episodes(game, indices, shapley_from_values, bound, confidence, {**words, "method": method})
         return _sampled_episodes(game, indices, rings, sampler, generator, confidence, words)
     if episodes is not None:
         raise ValueError(
@@ -142,17 +146,17 @@ def shapley(
         )
     cached = CachedGame(game, num_agents)
     if num_agents <= exact_up_to:
-        return _exact_function(cached, words)
+        return exact_function(cached, shapley_from_values, {**words, "method": "exact Shapley value (all coalitions)"})
     return _sampled_function(cached, budget, sampler, generator, confidence, words)
 
 
-def _exact_function(game: CachedGame, words: dict[str, str]) -> Credit:
+def exact_function(game: CachedGame, index: Index, words: dict[str, str]) -> Credit:
+    """An index of a function game from all its coalitions."""
     values = game(all_coalitions(game.num_agents))
     return Credit(
-        value=shapley_from_values(values),
+        value=index(values),
         low=None,
         high=None,
-        method="exact Shapley value (all coalitions)",
         total=float(values[-1] - values[0]),
         evaluations=game.evaluations,
         episodes=0,
@@ -208,16 +212,18 @@ def _interval(per_draw: Float[Tensor, "agent sample"], sampler: Sampler, seen: T
     return low, high, how + few
 
 
-def _exact_episodes(game: EpisodeGame, episodes: Tensor, bound: float | None, confidence: float, words: dict[str, str]) -> Credit:
+def exact_episodes(
+    game: EpisodeGame, episodes: Tensor, index: Index, bound: float | None, confidence: float, words: dict[str, str]
+) -> Credit:
+    """The mean over episodes of an index of each episode's game, all coalitions played on the same seeds."""
     steps, evaluations = game.env_steps, game.evaluations
     values = game.play(all_coalitions(game.num_agents), episodes)
-    per_episode = shapley_from_values(values)
+    per_episode = index(values)
     low, high, how = mean_interval(per_episode, bound=bound, confidence=confidence)
     return Credit(
         value=per_episode.mean(-1),
         low=low,
         high=high,
-        method="exact Shapley value of every episode (all coalitions on the same seeds), averaged",
         total=float((values[-1] - values[0]).mean()),
         evaluations=game.evaluations - evaluations,
         episodes=len(episodes),

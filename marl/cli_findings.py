@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-PLAYED = ("shapley", "difference", "banzhaf")
-"""Methods whose episodes are paired."""
-
-
 def evaluation_document(run: "Run", result: "Evaluation") -> dict[str, Any]:
     """`marl eval --json`."""
     return {
@@ -88,11 +84,13 @@ def comparison_document(run: "Run", methods: Sequence[str], estimates: Sequence[
 
 def credit_text(run: "Run", estimates: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any] | None = None) -> str:
     """`marl credit`: agents down, estimates across, and under it what each column says and how far they agree."""
+    from .inspection import EPISODE_METHODS
+
     columns = [_column(item) for item in estimates]
     rows = [(name, *(_credit_cell(item["agents"][name]) for item in estimates)) for name in run.env.spec.agents]
     notes = [
         f"{column}: {item['estimand']}; in {item['unit']}, from {item['episodes']} "
-        f"{'paired ' if item['method'] in PLAYED else ''}episodes. "
+        f"{'paired ' if item['method'] in EPISODE_METHODS else ''}episodes. "
         f"In brackets the 95% interval ({item['resampled']})."
         for column, item in zip(columns, estimates, strict=True)
     ]

@@ -8,9 +8,9 @@ from ..credit.agreement import tells_apart
 from ..credit.base import Credit
 from .critic_credit import CriticCredit
 from .exploration import epsilon_at
+from .inspection import EPISODE_METHODS
 from .run import Run
 
-TEAM_LEVEL = ("shapley", "difference", "banzhaf")
 LEARNED = ("critic", "mixer", "mixer-ig")
 DISAGREE = 0.8
 """Rank correlation below which a learned estimate is said to disagree with the played one."""
@@ -72,7 +72,7 @@ def _of_references(methods: Sequence[str], estimates: Sequence[Credit]) -> list[
         found.append(Flag("all", "warning", text))
     elif len(names) == 1:
         found.append(Flag("all", "note", f"measured against {names[0]} alone: no reference is neutral"))
-    if set(names) <= {"noop", "random"} and any(method in TEAM_LEVEL for method in methods):
+    if set(names) <= {"noop", "random"} and any(method in EPISODE_METHODS for method in methods):
         text = (
             "against noop and random the teammates meet what they never saw in training, so part of a loss is their brittleness: "
             "--reference average, peer:AGENT or @ENV_STEPS (an early checkpoint) stays nearer to it"
