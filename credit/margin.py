@@ -27,7 +27,7 @@ class Margin:
     gain: Float[Tensor, " reference"]
     """G_rho: team return minus the return when everybody follows the reference."""
     gain_low: Float[Tensor, " reference"]
-    """Lower end of its 95% interval."""
+    """Lower end of its 95% interval, over all looks at it."""
     gain_high: Float[Tensor, " reference"]
     """Upper end."""
     bound: float
@@ -62,6 +62,7 @@ def measure_margin(
     names: Sequence[str],
     fraction: float = 0.25,
     return_range: tuple[float, float] | None = None,
+    looks: int = 1,
 ) -> Margin:
     """The margin from team returns and, on the same episodes, the returns when *all* agents follow each reference.
 
@@ -71,7 +72,10 @@ def measure_margin(
         names: one per reference.
         fraction: m in (0, 1).
         return_range: (lowest, highest) possible return of an episode; None makes every verdict approximate.
+        looks: how often one may look and play more episodes: the intervals of so many looks hold together (Bonferroni).
     """
+    if looks < 1:
+        raise ValueError(f"looks is {looks}; at least 1")
     if not 0 < fraction < 1:
         raise ValueError(f"margin is {fraction}; it is a fraction of an equal share, between 0 and 1 (0.25: a quarter of an equal share)")
     if len(names) != len(references):
@@ -82,5 +86,5 @@ def measure_margin(
         raise ValueError("team returns have no width (return_range or every return seen is one number): there is no credit to share")
     differences = everything[0] - everything[1:]
     known = None if return_range is None else bound
-    low, high, _ = mean_interval(differences, bound=known, worst=bound)
+    low, high, _ = mean_interval(differences, bound=known, worst=bound, confidence=1 - 0.05 / looks)
     return Margin(fraction, num_agents, tuple(names), differences.mean(-1), low, high, bound, return_range is None, len(team))

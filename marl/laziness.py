@@ -1,7 +1,8 @@
 """Who does not pull its weight: a team judged from paired episodes, cheapest question first.
 
     1  contract    do the same seeds give the same episodes? If not, differences are of independent episodes, and the report says so
-    2  margin      what the team gains over its references; from it delta = m G_rho / n (credit/margin.py)
+    2  margin      what the team gains over its references, on up to four times as many episodes where that is not shown; from it
+                   delta = m G_rho / n (credit/margin.py)
     3  influence   does what it does change anything for others (influence.py)?
     4  pairs       each agent's effect, by e-processes that stop as soon as they are decided (credit/lazy.py)
     5  closer look only at agents of small effect: Shapley values, substitutes, and whether another would do better (closer_look.py)
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from ..credit.base import Reference
 from ..credit.classes import CloserLook
@@ -35,6 +38,8 @@ from .worlds import CONTRACT_EPISODES, Worlds, acts_alike, identical_to_referenc
 
 SEEDS_APART = 100_000
 """Episodes between the seeds of two calls with different `seed`."""
+MARGIN_LOOKS = (1, 2, 4)
+"""The gain is measured on `margin_episodes`, and on so many times as many while it is not shown that the team beats every reference."""
 RULE = (
     "below the margin under every reference (intersection-union); above it under some reference (Bonferroni over references); "
     "Holm over agents on e-values, valid at every look"
@@ -91,7 +96,7 @@ def judge_team(
         max_pairs: pairs per agent and reference after which the rest stay undecided.
         alpha: the chance of any false verdict of a kind, over all agents. "Lazy" makes two claims, small effect and room to do better,
             each at this level.
-        margin_episodes: episodes on which the team's gain is measured first.
+        margin_episodes: episodes on which the team's gain is measured first; up to four times as many where it is not shown at once.
         seed: another number, other episodes (0 to 99).
         return_range: (lowest, highest) possible team return of an episode; default: what the task declares.
         candidates: policies that are tried in the place of an agent of small effect, by name; default: its teammates' and random.
@@ -110,12 +115,12 @@ def judge_team(
     known = spec.return_range if return_range is None else return_range
     policies = [stand.policy for stand in stands]
     worlds = Worlds(env, team, policies, return_range=known, stated=return_range is not None)
-    seeds, stages = seeds_from(MARGIN_SEEDS + shift, margin_episodes), _Stages(worlds)
+    seeds, stages = seeds_from(MARGIN_SEEDS + shift, MARGIN_LOOKS[-1] * margin_episodes), _Stages(worlds)
     paired = worlds.repeats(seeds[:CONTRACT_EPISODES])
     stages.close("contract")
     if not paired:
         say(UNPAIRED.format(task=spec.name))
-    base = worlds.play(seeds, [])
+    base = worlds.play(seeds[:margin_episodes], [])
     effort = measure_effort(base, spec)
     identical = identical_to_reference(team, spec, names, effort, policies)
     if bool(identical.all(0).any()):
@@ -124,9 +129,7 @@ def judge_team(
             f'every agent of this team acts just as the reference "{same}" does, so replacing one changes nothing',
             remedy="name another reference with --reference, or train longer",
         )
-    measured = measure_margin(
-        base.returns, worlds.all_replaced(seeds), num_agents=spec.num_agents, names=names, fraction=margin, return_range=known
-    )
+    measured = _margin(worlds, base.returns, seeds, names, margin, known, say)
     stages.close("margin")
     influence: list[float | None] = [None] * spec.num_agents
     if look and paired and measured.problem is None:  # unpaired, chance would pass for influence
@@ -176,6 +179,29 @@ def judge_team(
     )
 
 
+def _margin(
+    worlds: Worlds,
+    team: Float[Tensor, " episode"],
+    seeds: Int[Tensor, " further"],
+    names: Sequence[str],
+    fraction: float,
+    known: tuple[float, float] | None,
+    say: Callable[[str], None],
+) -> Margin:
+    """The margin by the team's returns on the first of these seeds, and on the next of them while its gain is not shown."""
+    first, n = len(team), worlds.env.spec.num_agents
+    replaced = worlds.all_replaced(seeds[:first])
+    for times in MARGIN_LOOKS[1:]:
+        found = measure_margin(team, replaced, num_agents=n, names=names, fraction=fraction, return_range=known, looks=len(MARGIN_LOOKS))
+        if found.problem is None or bool((found.gain_high <= 0).any()):
+            return found
+        say(f"not shown yet that this team beats its references: {times * first} episodes instead of {len(team)}")
+        more = seeds[len(team) : times * first]
+        team = torch.cat([team, worlds.play(more, []).returns])
+        replaced = torch.cat([replaced, worlds.all_replaced(more)], -1)
+    return measure_margin(team, replaced, num_agents=n, names=names, fraction=fraction, return_range=known, looks=len(MARGIN_LOOKS))
+
+
 UNPAIRED = (
     "{task}: the same seed does not give the same episode, so no two episodes are paired. Differences of independent episodes are "
     "judged instead: the verdicts keep their error rates, but take more pairs"
@@ -219,7 +245,7 @@ def check_laziness(
         raise ConfigError(f"--seed {seed} must lie between 0 and 99")
     if margin_episodes < 2:
         raise ConfigError(f"margin_episodes {margin_episodes} gives no interval: use at least 2 (256 is a good start)")
-    left = SEEDS_APART - max(margin_episodes, HEADROOM_AT)
+    left = SEEDS_APART - max(MARGIN_LOOKS[-1] * margin_episodes, HEADROOM_AT)
     if not 2 <= max_pairs <= left:
         few = "one pair is no evidence" if max_pairs < 2 else f"the {SEEDS_APART:,} episode seeds of one --seed would not be enough"
         raise ConfigError(f"--max-pairs {max_pairs} must lie between 2 and {left}: {few}")

@@ -6,10 +6,11 @@ agent's place. Baselines are given 16 and 64 pairs, or all the episodes of the m
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ...credit.evidence import begin, floor_pairs, ranking, update
@@ -23,13 +24,15 @@ from .lazy_drift import Drift, measure_drift
 from .lazy_stress import Stress, measure_stress
 from .planted import FAMILIES, SLOW, PlantedTeam, draw_team
 from .planted_pool import NATIVE, QUICK, REAL, Pool, Sizes, Truth, play_pool
-from .planted_score import SPECIAL, Rates, Record, rates, truth_of
+from .planted_score import SPECIAL, Rates, Record, attainable_power, rates, truth_of
 
 OURS = "teamcredit"
 ALPHA = 0.05
 MAX_PAIRS = 512
 RANKED_AT = 16
 """Pairs at which the ranking is scored."""
+WINDOWS = 32
+"""How often it is scored again, on other pairs, so that the figure does not hang on one draw."""
 MARGINS = (0.1, 0.25)
 
 
@@ -78,9 +81,10 @@ class Line:
         """As `--json` prints it."""
         own = asdict(self.rates)
         rows = {name: {"members": members, "called_lazy": called} for name, (members, called) in own.pop("rows").items()}
-        ranked = own.pop("auc")
-        at = f"auc_{RANKED_AT if self.pairs is None else self.pairs}"
-        return {"name": self.name, "family": self.family, "margin": self.margin, "pairs": self.pairs, at: ranked, **own, "rows": rows}
+        ranked, again, means = (own.pop(name) for name in ("auc", "auc_again", "auc_of_means"))
+        pairs = RANKED_AT if self.pairs is None else self.pairs
+        found = {f"auc_{pairs}": ranked, f"auc_{pairs}_repeated": again, f"auc_{pairs}_of_means": means}
+        return {"name": self.name, "family": self.family, "margin": self.margin, "pairs": self.pairs, **found, **own, "rows": rows}
 
 
 @dataclass(frozen=True)
@@ -201,7 +205,7 @@ def bench_lazy(
                 for margin in margins if family not in SLOW else margins[-1:]:
                     said = judge(planted, margin, (seed * 37 + run) % 100)
                     about = _About(planted, pool, truth, number, run, margin)
-                    ours[margin] += about.records(said, about.ranking(RANKED_AT))
+                    ours[margin] += about.ours(said)
                     for (name, pairs), suspicion in baselines.at(number, margin).items():
                         told = [Said("lazy-busy" if lazy else "contributing", pairs or 0, 0.0) for lazy in suspicion.lazy.tolist()]
                         others.setdefault((name, pairs, margin), []).extend(about.records(told, suspicion.laziness.tolist()))
@@ -236,13 +240,26 @@ class _About:
     def measured(self) -> Margin:
         return self.pool.margin_of(self.number, self.margin)
 
-    def ranking(self, pairs: int) -> list[float]:
-        """The log e-value for "below the margin" after so many pairs, smallest over references."""
-        measured, seen = self.measured, self.pool.pairs_of(self.number)[..., :pairs]
+    def ranking(self, seen: Float[Tensor, "*window agent reference pair"]) -> Float[Tensor, "*window agent"]:
+        """The log e-value for "below the margin" after these pairs, smallest over references."""
+        measured = self.measured
         if not bool((measured.delta > 0).all()):
-            return [0.0] * len(seen)
-        evidence = begin(measured.delta.expand(seen.shape[:2]).contiguous(), measured.bound, approximate=measured.approximate)
-        return ranking(update(evidence, seen)).amin(1).tolist()
+            return torch.zeros(seen.shape[:-2], dtype=torch.float64)
+        evidence = begin(measured.delta.expand(seen.shape[:-1]).contiguous(), measured.bound, approximate=measured.approximate)
+        return ranking(update(evidence, seen)).amin(-1)
+
+    def ours(self, said: Sequence[Said]) -> list[Record]:
+        """What our detector said, how it ranks at `RANKED_AT` pairs (once, and again on other pairs), and what could be found at all."""
+        windows = self.pool.windows_of(self.number, RANKED_AT, WINDOWS)
+        below = (1 - windows.mean(-1) / self.measured.delta).amin(-1)  # in margins, so that tasks compare
+        again, means = (tuple(map(tuple, scores.T.tolist())) for scores in (self.ranking(windows), below))
+        truth, delta = self.truth, self.truth.delta(self.margin)
+        can = attainable_power(truth.effect, truth.error * truth.pairs**0.5, delta, MAX_PAIRS, ALPHA).tolist()
+        plain = self.records(said, self.ranking(self.pool.pairs_of(self.number)[..., :RANKED_AT]).tolist())
+        return [
+            replace(one, again=again[agent], means=means[agent], attainable=can[agent] if one.floor <= MAX_PAIRS else 0.0)
+            for agent, one in enumerate(plain)
+        ]
 
     def records(self, said: Sequence[Said], scores: Sequence[float]) -> list[Record]:
         """What was said beside what is true."""
@@ -295,7 +312,7 @@ def checks_of(lines: Sequence[Line], stress: Sequence[Stress], drift: Sequence[D
             ("false-lazy rate", own.false_lazy_rate, "<= 0.01", lambda x: x <= 0.01),
             ("recall within 512 pairs", own.recall, ">= 0.85", lambda x: x >= 0.85),
             ("median pairs over the floor", own.over_floor, "<= 2", lambda x: x <= 2),
-            ("AUC at 16 pairs", own.auc, ">= 0.99", lambda x: x >= 0.99),
+            (f"AUC at {RANKED_AT} pairs, over {WINDOWS} draws", own.auc_again, ">= 0.99", lambda x: x >= 0.99),
         ):
             if value is not None:
                 found.append(Check(what, margin, value, wanted, bool(met(value))))

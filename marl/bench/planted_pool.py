@@ -84,6 +84,13 @@ class Pool:
         """The pairs of a slice."""
         return self.differences[..., number * PAIRS : (number + 1) * PAIRS]
 
+    def windows_of(self, number: int, pairs: int, most: int) -> Float[Tensor, "window agent reference pair"]:
+        """A slice's share of all pairs, cut into windows of so many, at most `most` of them: no window serves two slices."""
+        share = self.differences.shape[-1] // pairs // self.slices
+        count = min(share, most)
+        chosen = self.differences[..., number * share * pairs : (number * share + count) * pairs]
+        return chosen.unflatten(-1, (count, pairs)).movedim(2, 0)
+
     def margin_of(self, number: int, fraction: float) -> Margin:
         """The margin as measured on a slice's episodes."""
         rows = slice(number * MARGIN_EPISODES, (number + 1) * MARGIN_EPISODES)

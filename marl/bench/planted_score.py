@@ -11,8 +11,7 @@ Truth of a member at a margin m, from its large-sample effects (`planted_pool.Tr
 Guards, dummies and redundant members are rows of their own while their truth is not "lazy" or "harmful": never to be called lazy.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +50,12 @@ class Record:
     """Per verdict."""
     judged: bool = True
     """False where the team truly does not beat its reference: nobody is to be judged. Refused for want of episodes is undecided."""
+    again: tuple[float, ...] = ()
+    """The score on further episodes, as many pairs each time: what it is worth without the luck of one draw."""
+    means: tuple[float, ...] = ()
+    """On the same pairs, how far the mean lies below the margin: how well those pairs can be ordered at all."""
+    attainable: float | None = None
+    """P(a test that knew the standard deviation and looked once, at the last pair, would find it), if it is lazy (`attainable_power`)."""
 
     @property
     def called_lazy(self) -> bool:
@@ -80,12 +85,33 @@ def row_of(record: Record) -> str:
     return record.role if record.role in SPECIAL and record.truth not in POSITIVE else record.truth
 
 
+def attainable_power(
+    effect: Float[Tensor, "agent reference"],
+    sd: Float[Tensor, "agent reference"],
+    delta: Float[Tensor, " reference"],
+    pairs: int,
+    alpha: float,
+) -> Float[Tensor, " agent"]:
+    """An upper bound, about, on the chance to show an effect below delta under every reference within so many pairs, per agent.
+
+    min over references of Phi((delta - effect) sqrt(pairs) / sd - z), z the normal quantile of the easiest step that Holm may reach,
+    alpha / (n - other agents below their margins): a test for normal differences with known sd that looks once, at the end. It is given
+    more than any test that is valid for every bounded difference has.
+    """
+    small = (effect < delta).all(1)
+    steps = len(effect) - (small.sum() - small.to(torch.int64)).clamp_min(0)
+    normal = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
+    quantile = normal.icdf(1 - alpha / steps.to(torch.float64))
+    return normal.cdf((delta - effect) * pairs**0.5 / sd.clamp_min(1e-12) - quantile.unsqueeze(1)).amin(1)
+
+
 def auc(positive: Float[Tensor, " positive"], negative: Float[Tensor, " negative"]) -> float | None:
     """P(a positive scores above a negative), ties half; None without one of either."""
     if not len(positive) or not len(negative):
         return None
-    over = (positive.unsqueeze(1) - negative.unsqueeze(0)).nan_to_num(0.0, math.inf, -math.inf)
-    return float(((over > 0).to(torch.float64) + (over == 0).to(torch.float64) / 2).mean())
+    ordered = negative.sort().values
+    below, up_to = (torch.searchsorted(ordered, positive, right=right).to(torch.float64) for right in (False, True))
+    return float(((below + up_to) / 2).mean()) / len(negative)
 
 
 @dataclass(frozen=True)
@@ -108,8 +134,14 @@ class Rates:
     wrong_below: int
     """Called lazy though the true effect is above the margin: what alpha bounds, whatever the row."""
     precision: float | None
+    attainable: float | None
+    """Mean over the truly lazy of `attainable_power`."""
     auc: float | None
     """Members below half the margin (and with room) against negatives, by score."""
+    auc_again: float | None
+    """The same over further draws of as many pairs."""
+    auc_of_means: float | None
+    """On those draws, members ordered by their mean alone."""
     cannot_tell: float | None
     """Undecided, of the lazy and the negative."""
     median_pairs: float | None
@@ -138,6 +170,7 @@ def rates(records: Sequence[Record]) -> Rates:
     called = len(found) + len(wrong)
     either = [*lazy, *negative]
     guards = [record for record in by_row.get("guard", []) if record.truth == "negative"]
+    positive, against = [*lazy, *harmful], [*negative, *guards]
     return Rates(
         teams=len({(record.family, record.run) for record in records}),
         members=len(judged),
@@ -150,7 +183,10 @@ def rates(records: Sequence[Record]) -> Rates:
         false_lazy_rate=_share(wrong, innocent),
         wrong_below=sum(record.called_lazy and record.above for record in judged),
         precision=len(found) / called if called else None,
-        auc=auc(_scores([*lazy, *harmful]), _scores([*negative, *guards])),
+        attainable=_mean([record.attainable for record in lazy if record.attainable is not None]),
+        auc=auc(_scores(positive), _scores(against)),
+        auc_again=auc(_all(record.again for record in positive), _all(record.again for record in against)),
+        auc_of_means=auc(_all(record.means for record in positive), _all(record.means for record in against)),
         cannot_tell=_share([record for record in either if record.verdict == "undecided"], either),
         median_pairs=_median([float(record.pairs) for record in found]),
         floor=_median([float(record.floor) for record in found]),
@@ -171,6 +207,14 @@ def _median(values: Sequence[float]) -> float | None:
     ordered = sorted(values)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _all(parts: Iterable[tuple[float, ...]]) -> Float[Tensor, " score"]:
+    return torch.tensor([score for part in parts for score in part], dtype=torch.float64)
 
 
 def _scores(records: Sequence[Record]) -> Float[Tensor, " record"]:

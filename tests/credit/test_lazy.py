@@ -249,3 +249,11 @@ def test_a_hopeless_pair_limit_is_announced():
     verdicts = find_lazy(play, margin(), effort=EFFORT, max_pairs=32, report=lines.append)
     assert "too few to call an agent lazy unless it harms" in lines[1]
     assert {v.verdict for v in verdicts} == {"undecided"}
+
+
+def test_more_looks_make_a_wider_interval_of_the_gain_and_no_look_is_refused():
+    team, replaced = torch.linspace(0, 1, 64).double(), torch.zeros(1, 64).double()
+    once, often = (measure_margin(team, replaced, num_agents=2, names=("noop",), return_range=(0.0, 1.0), looks=looks) for looks in (1, 3))
+    assert float(often.gain_low) < float(once.gain_low) < float(once.gain) == float(often.gain)
+    with pytest.raises(ValueError, match="looks is 0"):
+        measure_margin(team, replaced, num_agents=2, names=("noop",), looks=0)

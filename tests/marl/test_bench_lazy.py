@@ -13,8 +13,8 @@ from teamcredit.marl.bench.lazy_drift import drift_of
 from teamcredit.marl.bench.lazy_report import markdown, to_text
 from teamcredit.marl.bench.lazy_stress import measure_stress, wilson
 from teamcredit.marl.bench.planted import GAMES, LuckyCoalition, draw_coalition, draw_team, foraging_team, plate_team
-from teamcredit.marl.bench.planted_pool import MARGIN_EPISODES, PAIRS, Sizes, Truth, play_pool
-from teamcredit.marl.bench.planted_score import Record, auc, rates, row_of, truth_of
+from teamcredit.marl.bench.planted_pool import MARGIN_EPISODES, PAIRS, Pool, Sizes, Truth, play_pool
+from teamcredit.marl.bench.planted_score import Record, attainable_power, auc, rates, row_of, truth_of
 from teamcredit.marl.cli import main
 from teamcredit.marl.evaluate import play, seeds_from
 from teamcredit.marl.policies import make_policy, random_policy
@@ -154,6 +154,42 @@ def test_a_guard_that_is_truly_lazy_is_counted_as_lazy():
 def test_ties_count_half_in_the_auc():
     assert auc(torch.tensor([1.0, 0.0]), torch.tensor([0.0, torch.inf])) == (1 + 0 + 0.5 + 0) / 4
     assert auc(torch.tensor([]), torch.tensor([1.0])) is None
+
+
+def test_attainable_power_by_hand():
+    """n = 2, alpha .05: Holm's first step .025 has quantile 1.96, the last 1.645; z = gap sqrt(pairs) / sd."""
+    sd, delta = torch.full((2, 1), 2.0).double(), torch.tensor([1.0]).double()
+    alone = attainable_power(torch.tensor([[0.5], [3.0]]).double(), sd, delta, pairs=64, alpha=0.05)
+    assert float(alone[0]) == pytest.approx(0.5159, abs=1e-3)  # Phi(0.5 * 8 / 2 - 1.96) = Phi(.04)
+    assert float(alone[1]) < 1e-12  # far above the margin
+    both = attainable_power(torch.tensor([[0.5], [0.9]]).double(), sd, delta, pairs=64, alpha=0.05)
+    assert float(both[0]) == pytest.approx(0.6388, abs=1e-3)  # Phi(2 - 1.645): the other may be claimed first
+    assert float(both[1]) == pytest.approx(0.1066, abs=1e-3)  # Phi(.4 - 1.645)
+
+
+def test_windows_of_two_slices_share_no_pair(planted_pool_of_numbers):
+    first, second = (planted_pool_of_numbers.windows_of(number, 4, 3) for number in range(2))
+    assert first.shape == (3, 1, 1, 4)
+    assert first.flatten().tolist() == list(range(12))
+    assert second.flatten().tolist() == list(range(20, 32))  # 40 pairs: ten windows of four, five for each slice
+
+
+@pytest.fixture
+def planted_pool_of_numbers():
+    nothing = torch.zeros(1, 1).double()
+    return Pool(
+        planted=draw_team("plate-and-door", 0, torch.Generator()),
+        references=("noop",),
+        slices=2,
+        differences=torch.arange(40).double().view(1, 1, 40),
+        team=nothing[0],
+        replaced=nothing,
+        room=nothing,
+        effort=(None,),
+        taken=nothing,
+        length=1.0,
+        env_steps=0,
+    )
 
 
 @pytest.mark.parametrize("kind", GAMES)

@@ -76,6 +76,22 @@ def test_a_team_no_better_than_its_reference_is_not_judged():
     assert "has not learned to beat its reference" in report.verdicts[0].note
 
 
+def test_a_gain_that_is_not_shown_at_once_is_measured_on_more_episodes():
+    lines = []
+    env = make("native/foraging-5x5-2p-1f")
+    report = judge(env, FORAGERS, ("random",), max_pairs=32, margin_episodes=6, on_progress=lines.append)
+    assert report.margin.problem is None
+    assert report.margin.episodes in (12, 24)
+    assert any("12 episodes instead of 6" in line for line in lines)
+
+
+def test_a_team_that_is_clearly_worse_than_its_reference_is_not_measured_on():
+    env = make("native/foraging-5x5-2p-1f")
+    report = judge(env, ("agent_0=noop", "agent_1=noop"), ("random",), max_pairs=32, margin_episodes=256)
+    assert report.margin.episodes == 256
+    assert float(report.margin.gain_high) < 0
+
+
 def test_a_team_that_is_its_reference_is_told_so():
     env = make("native/foraging-5x5-2p-1f")
     with pytest.raises(ConfigError, match='every agent of this team acts just as the reference "random" does'):
