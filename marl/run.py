@@ -24,7 +24,8 @@ from .policies import Team, parse_members, random_policy
 from .presets import own_presets, preset_layers
 from .resolve import Resolved, convert, merge, read_environment, read_file, resolve
 from .rounds import Rounds
-from .trainer import RewardScale, Trainer, load_networks, make_learner, mix_seed, scripted_policies
+from .tally import RewardScale
+from .trainer import Trainer, load_networks, make_learner, mix_seed, scripted_policies
 from .watching import make_watcher
 
 

@@ -21,7 +21,8 @@ from teamcredit.marl.learners.value import ValueLearner
 from teamcredit.marl.policies import Team
 from teamcredit.marl.probes import noop_actions, reference_action
 from teamcredit.marl.rollout import advance, begin, collect
-from teamcredit.marl.trainer import RewardScale, Trainer
+from teamcredit.marl.tally import RewardScale
+from teamcredit.marl.trainer import Trainer
 from teamcredit.marl.trees import owned
 
 torch.set_num_threads(1)

@@ -10,7 +10,8 @@ from teamcredit.envs.registry import make
 from teamcredit.marl.config import Config, EvaluationConfig, ExplorationConfig, LearnerConfig, NetworkConfig, ReplayConfig
 from teamcredit.marl.errors import CheckpointIncompatible, ConfigError
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, play, seeds_from
-from teamcredit.marl.trainer import RewardScale, Trainer
+from teamcredit.marl.tally import RewardScale
+from teamcredit.marl.trainer import Trainer
 
 SMALL = NetworkConfig(hidden=8)
 
