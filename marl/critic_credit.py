@@ -18,13 +18,12 @@ from ..credit.base import Credit
 from ..credit.calibration import Calibration, calibrate, judge_critic
 from ..credit.counterfactual import expected_gradient_weight, reference_advantage
 from ..credit.intervals import mean_interval
-from ..envs.base import TeamSpec
 from ..envs.native import NativeEnv
 from .critic_episodes import Record, ValuedTeam, play_on, record, valued_team
-from .errors import ConfigError
 from .evaluate import CREDIT_SEEDS, seeds_from
 from .exploration import uniform_action
 from .learners.critic import mean_over, own
+from .references import reference_probabilities
 from .run import Run
 
 NATIVE_FORKS = 64
@@ -85,7 +84,7 @@ def measure_critic_credit(run: Run, *, reference: str, episodes: int = 64, forks
     native = isinstance(valued.env, NativeEnv)
     wanted = (NATIVE_FORKS if native else 0) if forks is None else forks
     played = record(valued, seeds_from(CREDIT_SEEDS, episodes), keep_moments=wanted > 0)
-    rho = reference_probabilities(reference, valued.env.spec, played)
+    rho = reference_probabilities(reference, valued.env.spec, played.available, played.decided)
     means = episode_means(reference_advantage(played.rows, rho, played.action), played.decided)
     value, low, high = zip(*(mean_with_interval(of_agent) for of_agent in means.T), strict=True)
     counted = far_from_limit(played, valued.gamma)
@@ -114,20 +113,6 @@ def measure_critic_credit(run: Run, *, reference: str, episodes: int = 64, forks
         why=why,
         gradient_weight=weight.nanmean(0),
     )
-
-
-def reference_probabilities(name: str, spec: TeamSpec, played: Record) -> Float[Tensor, "time episode agent action"]:
-    """rho_i at every decision (noop or random); ConfigError where a no-op is not allowed."""
-    if name == "random":
-        return played.available / played.available.sum(-1, keepdim=True).clamp(min=1).to(torch.float64)
-    noop = torch.tensor([0 if action is None else action for action in spec.noop or (None,) * spec.num_agents])
-    rho = torch.nn.functional.one_hot(noop, spec.num_actions).to(torch.float64).expand(played.rows.shape)
-    masked = ((rho > 0) & ~played.available).any(-1) & played.decided
-    if masked.any():
-        time, _, agent = masked.nonzero()[0].tolist()
-        message = f"{spec.name}: the no-op of {spec.agents[agent]} is not available at its decision in step {time} of an episode"
-        raise ConfigError(message, remedy="use --reference random")
-    return rho
 
 
 def episode_means(

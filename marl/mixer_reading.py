@@ -26,7 +26,6 @@ from ..credit.mixer_credit import (
     mixer_shapley,
     utility_gaps,
 )
-from ..envs.base import TeamSpec
 from ..envs.randomness import Clock
 from ..mixers.base import Mixer
 from .critic_credit import episode_means, mean_with_interval
@@ -34,6 +33,7 @@ from .errors import ConfigError
 from .evaluate import CREDIT_SEEDS, copies_at_once, refuse_endless, seeds_from
 from .exploration import greedy
 from .policies import noop_policy, override
+from .references import reference_probabilities
 from .run import Run
 
 How = Literal["shapley", "integrated-gradients", "gradient"]
@@ -111,7 +111,7 @@ def measure_mixer_credit(
         unit = "learned Q_tot per unit of the agent's own utility"
         words = {"estimand": _ESTIMAND[how], "reference": "none", "unit": unit, "resampled": resampled}
         return MixerCredit(value, low, high, total=math.nan, evaluations=0, draws=0, sum_error=math.nan, **words, **common)
-    rho = reference_probabilities(reference, run.env.spec, played)
+    rho = reference_probabilities(reference, run.env.spec, played.available, played.decided)
     draws = 1 if reference == "noop" or mixer.linear else draws
     phi, gained, sum_error = _of_steps(mixer, played, rho, how, draws, torch.Generator().manual_seed(seed))
     value, low, high = _over_episodes(phi * run.reward_scale, played, episodes)
@@ -202,24 +202,6 @@ def _play_together(run: Run, seeds: Tensor, first: int, steps: dict[str, list[Te
         clock, time = clock.tick(), time + 1
         refuse_endless(env, running, clock)
     return env_steps
-
-
-def reference_probabilities(name: str, spec: TeamSpec, played: Decisions) -> Float[Tensor, "step agent action"]:
-    """rho_i at every decision (noop or random), zeros elsewhere; ConfigError where a no-op is not allowed."""
-    if name == "random":
-        allowed = (played.available & played.decided.unsqueeze(-1)).to(torch.float64)
-        return allowed / allowed.sum(-1, keepdim=True).clamp(min=1)
-    noop = torch.tensor([0 if action is None else action for action in spec.noop or (None,) * spec.num_agents])
-    rho = torch.nn.functional.one_hot(noop, spec.num_actions).to(torch.float64) * played.decided.unsqueeze(-1)
-    masked = ((rho > 0) & ~played.available).any(-1)
-    if masked.any():
-        step, agent = masked.nonzero()[0].tolist()
-        raise ConfigError(
-            f"{spec.name}: the no-op of {spec.agents[agent]} is not available at its decision in step {int(played.time[step])} of an "
-            "episode; the references of a mixer are noop and random",
-            remedy="use --reference random",
-        )
-    return rho
 
 
 def _of_steps(

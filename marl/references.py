@@ -77,6 +77,26 @@ def reference_policy(name: str, spec: TeamSpec, agents: Bool[Tensor, " agent"] |
         raise ConfigError(str(error)) from error
 
 
+def reference_probabilities(
+    name: str, spec: TeamSpec, available: Bool[Tensor, "*step agent action"], decided: Bool[Tensor, "*step agent"]
+) -> Float[Tensor, "*step agent action"]:
+    """rho_i(action) at every decision (noop or random), zeros elsewhere; ConfigError where a no-op is masked at a decision."""
+    allowed = (available & decided.unsqueeze(-1)).to(torch.float64)
+    if name == "random":
+        return allowed / allowed.sum(-1, keepdim=True).clamp(min=1)
+    noop = torch.tensor([0 if action is None else action for action in spec.noop or (None,) * spec.num_agents])
+    rho = torch.nn.functional.one_hot(noop, spec.num_actions) * decided.unsqueeze(-1).to(torch.float64)
+    masked = ((rho > 0) & ~available).any(-1).flatten(0, -2).sum(0)
+    if masked.any():
+        agent = int((masked > 0).to(torch.int64).argmax())
+        total = int(decided.flatten(0, -2).sum(0)[agent])
+        raise ConfigError(
+            f"{spec.name}: the no-op of {spec.agents[agent]} is not available at {int(masked[agent])} of its {total} decisions",
+            remedy="use --reference random",
+        )
+    return rho
+
+
 def make_reference(name: str, run: Run, agents: Bool[Tensor, " agent"] | None = None) -> Stand:
     """A reference of a run's agents (default: all) by name (see the module's text); ConfigError says what is wrong with the name."""
     return reference_of(name, run.env, run.team, run, agents)
