@@ -170,14 +170,15 @@ def log_e_above(evidence: Evidence) -> Float[Tensor, "*claim"]:
     return torch.logsumexp(evidence.log_wealth_above + _stakes()[1], -1)
 
 
-def zeros_needed(evidence: Evidence, log_e: float) -> Float[Tensor, "*claim"]:
-    """About how many further pairs, all with difference 0, bring the evidence for "mean < delta" to `log_e` (range known, delta > 0).
+def further_needed(evidence: Evidence, log_e: float, each: Float[Tensor, "*claim"] | float = 0.0) -> Float[Tensor, "*claim"]:
+    """About how many further pairs, all with the difference `each`, bring the evidence for "mean < delta" to `log_e` (range known).
 
-    By the best single stake, so too many by a few; the whole mixture is a little ahead of it.
+    By the best single stake, so too many by a few; the whole mixture is a little ahead of it. inf where such pairs are no such evidence.
     """
     stakes, log_share = _stakes()
-    growth = torch.log1p(stakes * (evidence.delta / (evidence.bound - evidence.delta)).unsqueeze(-1))
-    return ((log_e - evidence.log_wealth_below - log_share) / growth).amin(-1).clamp_min(0).ceil()
+    gain = (evidence.delta - torch.as_tensor(each, dtype=torch.float64)) / (evidence.bound - evidence.delta)
+    growth = torch.log1p(stakes * gain.unsqueeze(-1)).clamp_min(0)
+    return ((log_e - evidence.log_wealth_below - log_share).clamp_min(0) / growth).amin(-1).ceil()
 
 
 def floor_pairs(delta: float, bound: float, alpha: float) -> int:

@@ -18,8 +18,9 @@ Three steps, from cheap to sure:
     suspect   the newest look's mean is below the margin under every reference; an agent that was cleared before needs two looks in a row.
               No claim: it only says where to spend episodes, and tops up.
     lazy      M reached n / alpha: the watcher plays on at that checkpoint, for suspects alone, until it does or until
-    cleared   the mean since the suspicion is above twice the margin under some reference, or `max_pairs` pairs did not decide (undecided);
-              M is thrown away.
+    cleared   the mean since the suspicion is above twice the margin under some reference; M is thrown away.
+    undecided the same, but nothing is said: after 64 pairs the mean is still above the margin under some reference, so that more pairs
+              would hardly help and their cost is saved for others; or `max_pairs` pairs did not decide.
 
 So an agent that turns lazy is suspected at the next look and judged there, not after as many looks as it takes to gather the floor of
 pairs (credit/evidence.floor_pairs) 8 at a time. What cannot be afforded at once goes on at the next look with what was gathered.
@@ -36,7 +37,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..credit.evidence import Evidence, begin, log_e_above, log_e_below, zeros_needed
+from ..credit.evidence import Evidence, begin, further_needed, log_e_above, log_e_below
 from ..credit.evidence import update as weigh
 from ..credit.verdict import log_e_all_below, log_e_some_above
 
@@ -44,6 +45,8 @@ CLEARED_ABOVE = 2.0
 """Times the margin."""
 CLEARED_AFTER = 16
 """Pairs since the suspicion before an agent may be cleared."""
+HOPELESS_AFTER = 64
+"""Pairs since the suspicion after which a mean above the margin ends the test: evidence does not grow from such pairs."""
 BATCH = 16
 """Pairs of a test between two looks at the evidence."""
 
@@ -172,7 +175,8 @@ def _judge(
         return _turned(state, agent, "lazy"), _alarm("lazy", state, agent, since, pairs, float(below[agent]))
     if status == "suspect" and pairs >= CLEARED_AFTER and bool((since > CLEARED_ABOVE * delta).any()):
         return _turned(state, agent, "cleared"), _alarm("cleared", state, agent, since, pairs, float(below[agent]))
-    if status == "suspect" and pairs >= max_pairs:
+    hopeless = pairs >= HOPELESS_AFTER and bool((since > delta).any())
+    if status == "suspect" and (pairs >= max_pairs or hopeless):
         return _turned(state, agent, "cleared"), _alarm("undecided", state, agent, since, pairs, float(below[agent]))
     if status in ("lazy", "cured") and float(above[agent]) >= needed:
         return _turned(state, agent, "cleared"), _alarm("recovered", state, agent, since, pairs, float(above[agent]))
@@ -217,9 +221,12 @@ def log_e(state: WatchState) -> tuple[Float[Tensor, " agent"], Float[Tensor, " a
     return log_e_all_below(log_e_below(state.evidence), applies), log_e_some_above(log_e_above(state.evidence), applies)
 
 
-def pairs_needed(state: WatchState, agents: Sequence[int], alpha: float) -> int:
-    """Further pairs after which each of these suspects is called lazy if all its differences are 0; hardly fewer will do."""
-    return int(zeros_needed(state.evidence, math.log(len(state.status) / alpha))[list(agents)].max())
+def pairs_needed(state: WatchState, agent: int, alpha: float, newest: Float[Tensor, " reference"] | None = None) -> int:
+    """Further pairs after which this suspect is called lazy, about, if its differences are 0, or as at the newest look where the team
+    did better without it; hardly fewer will do."""
+    each = torch.zeros_like(state.total[agent]) if newest is None else newest.clamp(-state.evidence.bound, 0.0)
+    log_needed = math.log(len(state.status) / alpha)
+    return int(further_needed(state.evidence, log_needed, each.expand_as(state.total))[agent].max())
 
 
 def observe(
@@ -236,13 +243,13 @@ def observe(
 ) -> tuple[WatchState, Look]:
     """One look at everybody, then the test of those under suspicion, as far as `test_budget` env steps and `max_pairs` go.
 
-    A test that cannot reach its verdict within them even if every difference is 0 is not begun: the budget is kept for a later look.
+    A test that hardly can reach its verdict within them (`pairs_needed`) is not begun: the budget is kept for a later look.
     """
     differences, steps = play(tuple(range(len(state.status))), pairs)
     limits: Any = {"bound": bound, "alpha": alpha, "max_pairs": max_pairs, "judged": judged}
     state, alarms = update(state, differences, delta, **limits)
     per_world = steps / (pairs * (1 + differences.shape[0] * differences.shape[1]))
-    suspects, needed = _affordable(state, alpha, max_pairs, test_budget / per_world)
+    suspects, needed = _affordable(state, alpha, max_pairs, test_budget / per_world, differences.mean(-1))
     better = [agent for agent in (*_of(state, "lazy"), *_of(state, "cured")) if bool((differences[agent].mean(-1) > delta).any())]
     testing, spent = tuple(sorted([*suspects, *better])), 0
     for start in range(0, max_pairs, BATCH):
@@ -259,10 +266,12 @@ def observe(
     return state, Look(differences, alarms, steps, spent, _of(state, "suspect"), needed)
 
 
-def _affordable(state: WatchState, alpha: float, max_pairs: int, worlds: float) -> tuple[tuple[int, ...], int]:
+def _affordable(
+    state: WatchState, alpha: float, max_pairs: int, worlds: float, newest: Float[Tensor, "agent reference"]
+) -> tuple[tuple[int, ...], int]:
     """The suspects whose tests can reach their end within so many episodes, cheapest first; and the fewest pairs that any test takes."""
     references = state.total.shape[1]
-    cost = {agent: pairs_needed(state, (agent,), alpha) for agent in _of(state, "suspect")}
+    cost = {agent: pairs_needed(state, agent, alpha, newest[agent]) for agent in _of(state, "suspect")}
     chosen: list[int] = []
     for agent in sorted(cost, key=lambda agent: cost[agent]):
         longest = max(cost[agent], *(cost[other] for other in chosen)) if chosen else cost[agent]

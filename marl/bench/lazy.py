@@ -327,8 +327,6 @@ def checks_of(lines: Sequence[Line], stress: Sequence[Stress], drift: Sequence[D
         else:
             found.append(Check(f"power, margin {row.delta:g}, {row.kind}", None, row.lazy, ">= 0.85", row.lazy >= 0.85))
     for row in drift:
-        if not row.judged:
-            continue
         delay = row.median_delay
         met = row.found == row.trials and delay is not None and delay <= 2
         found.append(Check(f"drift delay on {row.task}, evaluations (all found)", None, delay, "<= 2", met))

@@ -5,7 +5,7 @@ before. Any watcher can be measured: `look` must say which agents it now holds f
 (watch.py), with its budget of 15% of the training's env steps.
 
 Tasks: an additive coalition game, foraging with three good players, and foraging with four, where each is nearly redundant: its effect
-lies within a factor 2 of the margin before it turns, so the watcher is right to be in doubt already, and the delay is shown, not judged.
+lies within a factor 2 of the margin before it turns, so the watcher is right to be in doubt already.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,8 +26,7 @@ PAIRS, OVERHEAD, MARGIN = 8, 0.15, 0.25
 TURNS_AT, LONGEST, EVERY = 8, 8, 50_000
 """The evaluation at which the agent has turned, how many there are from it on, and training env steps between two (a run of a million)."""
 _SEEDS, _GAIN_EPISODES = 140_000_000, 64
-NEAR = "foraging, 4 players"
-TASKS = ("coalition", "foraging, 3 players", NEAR)
+TASKS = ("coalition", "foraging, 3 players", "foraging, 4 players")
 Play = Callable[[tuple[int, ...], int], tuple[Tensor, int]]
 """play(agents, pairs) -> differences (chosen agent, reference, pair), and the env steps they took."""
 
@@ -56,8 +55,6 @@ class Drift:
     """What came of it on one task."""
 
     task: str
-    judged: bool
-    """Whether the target applies: the agent was clearly above the margin before it turned."""
     trials: int
     found: int
     """Trials in which the agent was held for lazy after it had turned."""
@@ -71,12 +68,11 @@ class Drift:
 
 
 def measure_drift(trials: int, seed: int, say: Callable[[str], None] = lambda text: None) -> list[Drift]:
-    """Our watcher on each task (the one that is not judged: a third of the trials)."""
+    """Our watcher on each task."""
     found = []
     for task in TASKS:
-        number = trials if task != NEAR else max(trials // 3, 1)
-        say(f"drift: {number} trials on {task}")
-        found.append(drift_of(task, number, seed))
+        say(f"drift: {trials} trials on {task}")
+        found.append(drift_of(task, trials, seed))
     return found
 
 
@@ -86,7 +82,6 @@ def drift_of(task: str, trials: int, seed: int, make: Callable[[int, int], Watch
     delays = sorted(outcome.delay for outcome in outcomes if outcome.delay is not None)
     return Drift(
         task=task,
-        judged=task != NEAR,
         trials=trials,
         found=len(delays),
         median_delay=float(torch.tensor(delays, dtype=torch.float64).quantile(0.5)) if delays else None,
@@ -106,7 +101,7 @@ class _Outcome:
 def _teams(task: str, number: int) -> tuple[PlantedTeam, PlantedTeam, int]:
     """The team before, the team after, and who turned."""
     if task != "coalition":
-        members = ["good"] * (4 if task == NEAR else 3)
+        members = ["good"] * (4 if task == TASKS[-1] else 3)
         agent = number % len(members)
         turned = ["noop" if i == agent else member for i, member in enumerate(members)]
         return foraging_team(members), foraging_team(turned), agent

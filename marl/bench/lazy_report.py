@@ -112,7 +112,7 @@ def drift_row(row: Drift) -> tuple[str, ...]:
         row.task,
         str(row.trials),
         str(row.found),
-        number(row.median_delay) + ("" if row.judged else " (not judged)"),
+        number(row.median_delay),
         longest,
         str(row.false_alarms),
         _percent(row.overhead),

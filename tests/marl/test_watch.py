@@ -127,9 +127,27 @@ def test_an_agent_with_a_large_effect_is_cleared_and_then_needs_two_low_looks_in
 
 
 def test_a_suspicion_is_given_up_after_max_pairs():
-    state, alarms = update(watched(pairs(0.0, 0.5))[0], pairs(0.12, number=64), DELTA, bound=1.0, max_pairs=64, agents=(0,))
+    state, alarms = update(watched(pairs(0.0, 0.5))[0], pairs(0.09, number=64), DELTA, bound=1.0, max_pairs=64, agents=(0,))
     assert [alarm.kind for alarm in alarms] == ["undecided"]
     assert state.status == ("cleared", "watched")
+    assert not update(watched(pairs(0.0, 0.5))[0], pairs(0.09, number=64), DELTA, bound=1.0, agents=(0,))[1]
+
+
+def test_a_test_whose_pairs_lie_above_the_margin_ends_after_64_of_them():
+    suspected = watched(pairs(0.0, 0.5))[0]
+    assert not update(suspected, pairs(0.12, number=63), DELTA, bound=1.0, agents=(0,))[1]
+    state, alarms = update(suspected, pairs(0.12, number=64), DELTA, bound=1.0, agents=(0,))
+    assert [alarm.kind for alarm in alarms] == ["undecided"]
+    assert math.exp(log_e(state)[0][0]) == 0
+
+
+def test_an_agent_without_which_the_team_does_better_takes_fewer_pairs_by_forecast_too():
+    """All of it on the boldest stake, which has half the capital: ln(2 / alpha) + ln 2 for the top-up + ln 2 for the stake."""
+    state = watched(pairs(0.0, 0.5))[0]
+    missing = math.log(2 / 0.05) + 2 * math.log(2)
+    assert pairs_needed(state, 0, 0.05) == math.ceil(missing / math.log1p(0.1 / 0.9))
+    assert pairs_needed(state, 0, 0.05, torch.tensor([-0.5]).double()) == math.ceil(missing / math.log1p(0.6 / 0.9))
+    assert pairs_needed(state, 0, 0.05, torch.tensor([0.5]).double()) == pairs_needed(state, 0, 0.05)
 
 
 def test_a_lazy_agent_that_earns_again_is_recovered_and_a_cure_starts_its_evidence_anew():
@@ -160,7 +178,7 @@ def test_a_test_is_not_begun_where_the_budget_cannot_reach_its_floor():
         return pairs(*([0.5, 0.0][agent] for agent in agents), number=number), number * (1 + len(agents)) * 10
 
     state = begin_watch(2, 1)
-    needed = pairs_needed(watched(pairs(0.5, 0.0))[0], (1,), 0.05)
+    needed = pairs_needed(watched(pairs(0.5, 0.0))[0], 1, 0.05)
     assert floor_pairs(0.1, 1.0, 0.05 / 2) < needed < 60  # ln(1/4) of capital dearer
     state, seen = observe(state, play_lazy, DELTA, bound=1.0, test_budget=needed * 20.0 - 1)
     assert played == [((0, 1), 8)]
