@@ -70,8 +70,8 @@ class Study:
 
 STUDIES = {
     "trap": Study(
-        "native/uphill-3p", {"learner.lr": 1e-3, "learner.lr_decay": "linear", "exploration.fraction": 0.1, "watch.overhead": 5.0}, 60_000, 20, "pusher", 10,
-        ("vdn", "iql", "qmix"),
+        "native/uphill-3p", {"learner.lr": 1e-3, "learner.lr_decay": "linear", "exploration.fraction": 0.1, "watch.overhead": 5.0},
+        60_000, 20, "pusher", 10, ("vdn", "iql", "qmix"),
     ),
     "foraging": Study(
         "native/foraging-8x8-2p-4f-pen",
@@ -141,8 +141,22 @@ def interval(values: list[float]) -> str:
 
 
 def show(rows: list[dict[str, Any]]) -> str:
-    """The table: a line per algorithm and cure. "first" is the median env step of a run's first treatment."""
-    head = ("cure", "return", "minus no cure", "lazy agents", "idle", "treated", "first", "recovered", "watch")
+    """The table: a line per algorithm and cure. "first" is the median env step of a run's first treatment.
+
+    "idle": stones that are not brought up, in all runs; on foraging, what the weak player adds to one that does nothing.
+    """
+    is_trap = rows[0].get("idle") is not None
+    head = (
+        "cure",
+        "return",
+        "minus no cure",
+        "lazy agents",
+        "idle" if is_trap else "weak one, noop",
+        "treated",
+        "first",
+        "recovered",
+        "watch",
+    )
     lines = [" " * 5 + "".join(f"{name:<{width}}" for name, width in zip(head, _WIDTHS, strict=True))]
     for algo, arms in ARMS.items():
         base = {row["seed"]: row["return"] for row in rows if (row["algo"], row["cure"]) == (algo, "none")}
@@ -157,7 +171,9 @@ def show(rows: list[dict[str, Any]]) -> str:
                 interval([row["return"] for row in own]),
                 "" if cure == "none" or len(both) < 2 else interval(both),
                 f"{sum(row['lazy'] for row in own)} in {len(own)} runs",
-                "" if own[0].get("idle") is None else str(sum(row["idle"] for row in own)),
+                str(sum(row["idle"] for row in own))
+                if is_trap
+                else interval([row["effects"][1][0] if row["effects"][1] else 0.0 for row in own]),
                 str(len(began)),
                 f"{statistics.median(began):,.0f}" if began else "",
                 str(sum(event == "recovered" for row in own for event, *_ in row["told"])),
@@ -167,7 +183,7 @@ def show(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-_WIDTHS = (16, 18, 18, 16, 6, 9, 9, 11, 5)
+_WIDTHS = (16, 18, 18, 16, 18, 9, 9, 11, 5)
 
 
 def first_treatment(row: dict[str, Any]) -> int | None:

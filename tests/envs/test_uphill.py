@@ -125,9 +125,12 @@ def test_a_hill_that_is_none_is_refused(options, sentence):
 
 def test_the_picture_shows_each_stone_on_its_step():
     env = Uphill(3, height=4, steps=8)
-    low, high = (
-        draw_uphill(env, UphillTask(torch.tensor([[0, at, 4]]), torch.tensor([0])), 0, (0, 1, 0), 480).places or () for at in (0, 3)
-    )
-    assert [place.x for place in low[::2]] == [place.x for place in high[::2]]
-    assert low[1].x < high[1].x < high[2].x
-    assert low[1].y > high[1].y
+
+    def places(at: int) -> list[tuple[float, float]]:
+        picture = draw_uphill(env, UphillTask(torch.tensor([[0, at, 4]]), torch.tensor([0])), 0, (0, 1, 0), 480)
+        return [(place.x, place.y) for place in picture.places or () if place is not None]
+
+    low, high = places(0), places(3)
+    assert (low[0], low[2]) == (high[0], high[2])
+    assert low[1][0] < high[1][0] < high[2][0]
+    assert low[1][1] > high[1][1]

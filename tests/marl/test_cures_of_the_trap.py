@@ -1,4 +1,4 @@
-"""What the cures pay on uphill, where the truth is known; and, slow, that an agent which is trapped by learning is freed by a transplant."""
+"""What the cures pay on uphill, where the truth is known; and, slow, that an agent trapped by learning is freed by a transplant."""
 
 import itertools
 from typing import Any
