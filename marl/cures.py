@@ -12,7 +12,8 @@ complete (ids apart, the networks are one), and a reset draws only that column a
 to forget. Moments of the optimiser go along: copied by a transplant, zeroed by a reset.
 
 After a cure the agent is not judged while it lasts, and the watch begins its evidence about it anew: then it is called recovered, or lazy
-again, or neither is shown. Each agent is cured once.
+again, or neither is shown. Each agent is cured once. One that is found lazy while no teammate earns anything is passed over, since it may
+only depend on others; it is treated at the first later look at which some teammate earns more than the margin and it still does not.
 """
 
 import math

@@ -9,10 +9,13 @@ from teamcredit.envs.randomness import Clock
 from teamcredit.envs.registry import make
 from teamcredit.marl.agent_reward import make_agent_reward
 from teamcredit.marl.config import Config
+from teamcredit.marl.cures import own_parts
 from teamcredit.marl.diligence import diligence
-from teamcredit.marl.folder import read_metrics
-from teamcredit.marl.policies import random_policy
-from teamcredit.marl.run import train
+from teamcredit.marl.folder import Logbook, read_metrics
+from teamcredit.marl.policies import random_policy, team_action
+from teamcredit.marl.rounds import Rounds
+from teamcredit.marl.run import configure, make_env, train
+from teamcredit.marl.trainer import Trainer
 
 
 def on_the_way() -> tuple[Any, Any, Any, Clock]:
@@ -71,3 +74,45 @@ def test_an_agent_trapped_by_learning_is_found_and_freed_by_a_transplant(algo, t
     assert told == {"none": ["lazy"], "transplant": ["lazy", "cure", "recovered"]}
     assert ends["none"] <= 2 * 0.85 + 1e-6
     assert ends["transplant"] == pytest.approx(3 * 0.85)
+
+
+def choose(made: Trainer, *actions: int) -> None:
+    """Make each agent's network prefer one action everywhere."""
+    utility: Any = made.networks["utility"]
+    named = dict(utility.named_parameters())
+    with torch.no_grad():
+        for agent, action in enumerate(actions):
+            parts = own_parts(utility, agent)
+            for name, index in parts.items():
+                named[name][index] = 0.0
+            named["head.bias"][parts["head.bias"]] = torch.eye(2)[action]
+
+
+def test_who_is_lazy_when_nobody_earns_anything_is_treated_once_a_teammate_does(tmp_path):
+    options = TRAP | {"watch.on_lazy": "intervene", "watch.cure": "transplant", "replay.num_envs": 8, "replay.minibatch_size": 128}
+    config = configure(options=options | {"task": "native/uphill-3p", "algo": "vdn", "steps": 1_000_000}).config
+    made = Trainer(config, make_env(config))
+    made.counters.env_steps = 500_000
+    with Logbook(tmp_path / "metrics.jsonl", lambda event: None, seconds=0.0) as logbook:
+        rounds = Rounds(tmp_path, made, logbook, on_event=lambda event: None, stop_signal=lambda: None, meta=None)
+
+        def look(*actions: int) -> list[int]:
+            choose(made, *actions)
+            rounds._look(made.play(16))
+            return [each.agent for each in made.treatments]
+
+        assert look(1, 1, 1) == []
+        assert look(0, 0, 0) == []
+        assert rounds.watcher is not None
+        assert rounds.watcher.state.status == ("lazy",) * 3
+        assert rounds.watcher.still_lazy() == (0, 1, 2)
+        assert look(0, 0, 0) == []  # still nobody to follow
+        assert look(1, 1, 0) == [2]
+        assert rounds.watcher.state.status == ("cleared", "cleared", "cured")
+    texts = [record["text"] for record in read_metrics(tmp_path) if record["event"] == "cure"]
+    assert len(texts) == 4
+    assert all("no teammate of" in text for text in texts[:3])
+    assert "agent_2 is treated with transplant: its policy is now a copy of agent_" in texts[3]
+    _, view = made.env.reset(torch.tensor([0]))
+    action, _ = team_action(made.team, view, made.team.utility.initial_memory(1), Clock.start(torch.tensor([0])))
+    assert action.tolist() == [[1, 1, 1]]
