@@ -2,9 +2,11 @@
 
     height <- height + 1 (push)  or  max(height - 1, 0) (rest);          R = sum_i 1[stone i reached the top] - toll (number of pushes)
 
-Built as an exploration trap: random play takes a stone to the top so seldom that on average a push loses, so a learner that has not
-met the top while it explored does best, as far as it knows, to rest, and then it never meets it. Whether an agent finds the top is luck,
-and a teammate's pushes are noise to it (the lazy agent of VDN, Sunehag et al. 2018, arises alike). Everything is known exactly:
+Built as an exploration trap. Random play takes a stone to the top so seldom that on average a push loses, and the more so the less an
+agent explores: one that pushes with probability 1/4 instead of 1/2 arrives 57 times less often. So a learner that does not know the way
+up when exploration ends has every reason to rest; and to rest looks ever better, since the team is paid for what teammates bring up
+meanwhile (so the lazy agent arises that VDN was made against, Sunehag et al. 2018). Nothing but the reward couples the agents.
+Everything is known exactly:
 
     best team return      n (1 - toll H): each agent pushes H times in a row and then rests
     effect of an agent    1 - toll H beside any teammates, against one that rests; the credit is additive

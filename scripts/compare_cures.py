@@ -2,8 +2,9 @@
 
 Two tasks where laziness arises by learning; each agent has networks of its own:
 
-    trap        native/uphill-3p, built for the purpose: a push costs, only the top pays, and little time to explore. An agent that has
-                not met the top by then learns to rest, and never meets it again. Most seeds have a lazy agent, early and for good.
+    trap        native/uphill-3p, built for the purpose: a push costs, only the top pays, and there is little time to explore. An agent
+                that has not learned the way up by then rests, while the team is paid for what its teammates bring up, and hardly meets
+                the top again. Most seeds have a lazy agent, early and most for good.
     foraging    players of levels 2 and 1, time for about half of the food, and a cost of 0.1 for every failed load. The strong player
                 soon lives on its own; the weak one, to whom most food is too heavy, learns to stay away from it, though by foraging what
                 it can lift it could add more than the margin (a scripted forager in its place does). Few seeds have a lazy agent.

@@ -71,6 +71,7 @@ def test_explorers_that_mostly_rest_lose_more_per_push_the_less_they_explore():
     worth = [(chance - TOLL * pushes) / pushes for chance, pushes in (random_play(6, 10, epsilon / 2) for epsilon in (1.0, 0.5, 0.05))]
     assert worth == sorted(worth, reverse=True)
     assert worth[-1] == pytest.approx(-TOLL, abs=1e-5)
+    assert random_play(6, 10)[0] / random_play(6, 10, 0.25)[0] == pytest.approx(57, abs=1)
 
 
 def test_credit_adds_up_an_idle_agent_is_worth_nothing_and_has_all_the_room_there_is():
