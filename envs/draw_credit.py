@@ -1,4 +1,4 @@
-"""Pictures of the native tasks whose credit is known: plate and door, the delayed chain, key and door, from their states.
+"""Pictures of the native tasks whose credit is known: plate and door, the delayed chain, key and door, uphill, from their states.
 
 `now` is the joint action about to be taken (None after the last step), `last` the one that led here (None at a reset).
 """
@@ -9,6 +9,8 @@ from .delayed_chain import ChainTask, DelayedChain
 from .key_and_door import ACTION_NAMES, KeyAndDoor, KeyTask
 from .picture import FAINT, INK, LINES, PAPER, Canvas, Colour, Picture, Place
 from .plate_and_door import AGENTS, GUARD_CELLS, WALKER_CELLS, PlateTask
+from .uphill import ACTION_NAMES as UPHILL_ACTIONS
+from .uphill import Uphill, UphillTask
 
 Joint = Sequence[int] | None
 
@@ -34,6 +36,25 @@ def draw_plate_and_door(task: PlateTask, row: int, size: int) -> Picture:
         canvas.box((door - 0.008 * size, 0.03 * size + lane), (0.016 * size, cell), _DOOR)
     for agent, place in enumerate(places):
         canvas.badge((place.x, place.y), place.radius, agent)
+    return Picture(canvas.pixels(), tuple(places), numbered=True)
+
+
+def draw_uphill(env: Uphill, task: UphillTask, row: int, now: Joint, size: int) -> Picture:
+    """A flight of stairs for each agent, its stone as a badge on the step it lies on, the top green; beside it what it is about to do."""
+    high, left, right = min(0.28, 0.92 / env.num_agents) * size, 0.03 * size, 0.14 * size
+    wide, rise = (size - left - right) / (env.height + 1), 0.5 * high / env.height
+    radius = min(0.16 * high, 0.36 * wide)
+    canvas = Canvas(size, round(env.num_agents * high + 0.04 * size))
+    places = []
+    for agent, at in enumerate(task.height[row].tolist()):
+        ground = 0.02 * size + (agent + 1) * high
+        for h in range(env.height + 1):
+            tall = 0.1 * high + h * rise
+            canvas.box((left + h * wide, ground - tall), (wide, tall), _GOAL if h == env.height else _FLOOR, LINES)
+        places.append(Place(left + (at + 0.5) * wide, ground - 0.1 * high - at * rise - radius, radius))
+        canvas.badge((places[-1].x, places[-1].y), radius, agent)
+        if now is not None:
+            canvas.text((size - right + 0.01 * size, ground - high / 2), UPHILL_ACTIONS[now[agent]], 0.03 * size, FAINT, "lm")
     return Picture(canvas.pixels(), tuple(places), numbered=True)
 
 

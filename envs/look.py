@@ -16,7 +16,7 @@ from .coalition import CoalitionTask
 from .delayed_chain import DelayedChain
 from .delayed_reward import DelayedNative, DelayedTeam
 from .draw_board import draw_foraging, draw_lbf, draw_native_warehouse, draw_warehouse
-from .draw_credit import draw_delayed_chain, draw_key_and_door, draw_plate_and_door
+from .draw_credit import draw_delayed_chain, draw_key_and_door, draw_plate_and_door, draw_uphill
 from .draw_grid import draw_predator_prey, draw_switch
 from .draw_tasks import Joint, draw_matrix, draw_spread, draw_two_step
 from .errors import CannotRender
@@ -31,6 +31,7 @@ from .predator_prey import PredatorPrey
 from .spread import Spread
 from .switch import Switch
 from .two_step import TwoStep
+from .uphill import Uphill
 from .warehouse import Warehouse
 
 _REMEDY = 'Accept render_mode="rgb_array" and return a uint8 array (height, width, 3) from render().'
@@ -74,6 +75,8 @@ def look(env: TeamEnv, state: Any, row: int = 0, *, now: Joint = None, last: Joi
         return draw_delayed_chain(env, state.task, row, now, size)
     if isinstance(env, KeyAndDoor):
         return draw_key_and_door(env, state.task, row, now, size)
+    if isinstance(env, Uphill):
+        return draw_uphill(env, state.task, row, now, size)
     name, agents = env.spec.name, env.spec.agents
     if isinstance(env, PettingZooTeam):
         live = env.live(state, row)

@@ -47,6 +47,7 @@ NATIVE: dict[str, NativeTask] = {
     "native/plate-and-door": NativeTask("plate_and_door:PlateAndDoor", "credit known exactly: a guard on a plate, a walker, a dummy", {}),
     "native/delayed-chain": NativeTask("delayed_chain:DelayedChain", "credit known exactly: 8 steps earn, the last one pays", {}),
     "native/key-and-door": NativeTask("key_and_door:KeyAndDoor", "credit known exactly: a key taken early, a door opened late", {}),
+    "native/uphill-3p": NativeTask("uphill:Uphill", "an exploration trap: pushes cost, only the top pays; any team: native/uphill-2p", {}),
     "native/matrix-climbing": NativeTask("matrix:MatrixGame", "one-shot game: 11 beside -30", {"game": "climbing"}),
     "native/matrix-penalty": NativeTask("matrix:MatrixGame", "one-shot game: two best pairs, mixing them costs", {"game": "penalty"}),
     "native/matrix-qtran": NativeTask("matrix:MatrixGame", "one-shot game: 8 beside -12, not monotone", {"game": "qtran"}),
@@ -189,6 +190,8 @@ def _make_native(task: str, options: dict[str, Any]) -> Any:
         from .warehouse_layout import parse_size
 
         kwargs = parse_size(name)
+    elif name.startswith("uphill-"):
+        kwargs = {"num_agents": int(name.removeprefix("uphill-").removesuffix("p"))}
     elif name.startswith("coalition-"):
         kwargs = {"game": name.removeprefix("coalition-")}
     elif task in NATIVE:
@@ -207,6 +210,8 @@ def _native_pattern(name: str) -> str | None:
         return "warehouse:Warehouse"
     if re.fullmatch(f"coalition-(?:{_COALITION})", name):
         return ".marl.coalition_tasks:coalition_task"
+    if re.fullmatch(r"uphill-([2-9]|[1-9]\d+)p", name):
+        return "uphill:Uphill"
     return "spread:Spread" if re.fullmatch(r"spread-\d+", name) else None
 
 

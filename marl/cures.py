@@ -12,7 +12,8 @@ complete (ids apart, the networks are one), and a reset draws only that column a
 to forget. Moments of the optimiser go along: copied by a transplant, zeroed by a reset.
 
 After a cure the agent is not judged while it lasts, and the watch begins its evidence about it anew: then it is called recovered, or lazy
-again, or neither is shown. Each agent is cured once.
+again, or neither is shown. Each agent is cured once. One that is found lazy while no teammate earns anything is passed over, since it may
+only depend on others; it is treated at the first later look at which some teammate earns more than the margin and it still does not.
 """
 
 import math
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 
 Index = tuple[Any, ...]
 BOOST = 0.5
-"""Epsilon of an agent that was reset, at first."""
+"""Epsilon of an agent that was reset, at first and at least: it begins with the run's own first epsilon where that is more.
+
+An agent whose layers are new knows as little as one at the start, and half of that exploration may find nothing: what takes six chance
+actions in a row is met (1/2)^6 as often."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def reset(trainer: "Trainer", agent: int, peer: int | None) -> str:
     parts = _last_layers(utility, agent)
     _write(trainer, parts, values=drawn, moments=lambda moment, name: torch.zeros_like(moment[parts[name]]))
     what = "the weights of its id were" if utility.first.share else "its last layers were"
-    return f"{what} drawn anew, and its epsilon is {BOOST:g} at first"
+    return f"{what} drawn anew, and its epsilon is {first_boost(trainer.config):g} at first"
 
 
 def _weights_stay(sentence: str) -> "Callable[[Trainer, int, int | None], str]":
@@ -212,12 +216,17 @@ def treat(trainer: "Trainer", agent: int, peer: int | None) -> tuple[Treatment, 
     return treatment, done
 
 
-def exploring(treatments: Sequence[Treatment], epsilon: float, env_steps: int, num_agents: int) -> float | Tensor:
-    """The agents' epsilon: `epsilon`, and of agents that were reset more; a plain number where nobody is treated so."""
+def first_boost(config: Config) -> float:
+    """Epsilon with which a reset agent begins."""
+    return max(BOOST, config.exploration.start)
+
+
+def exploring(treatments: Sequence[Treatment], epsilon: float, env_steps: int, num_agents: int, boost: float = BOOST) -> float | Tensor:
+    """The agents' epsilon: `epsilon`, and of agents that were reset more, `boost` at first; a plain number where nobody is treated so."""
     boosts = {each.agent: each.left(env_steps) for each in treatments if each.cure == "reset"}
     if not any(boosts.values()):
         return epsilon
-    return torch.tensor([epsilon + max(BOOST - epsilon, 0.0) * boosts.get(agent, 0.0) for agent in range(num_agents)])
+    return torch.tensor([epsilon + max(boost - epsilon, 0.0) * boosts.get(agent, 0.0) for agent in range(num_agents)])
 
 
 def treated_team(config: Config, team: Team, treatments: Sequence[Treatment], env_steps: int, own: Pay | None) -> Team:

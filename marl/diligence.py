@@ -24,6 +24,7 @@ from ..envs.foraging import Foraging
 from ..envs.native import NativeEnv
 from ..envs.predator_prey import PredatorPrey
 from ..envs.randomness import COUNTERFACTUAL, Clock, split, uniform
+from ..envs.uphill import Uphill
 from .errors import ConfigError
 from .policies import Pay
 from .probes import noop_actions, reference_action
@@ -34,6 +35,7 @@ WEIGHT = 0.1
 EXTERNAL: dict[type, Callable[[Any], Tensor]] = {
     Foraging: lambda task: task.foods.flatten(1),
     PredatorPrey: lambda task: torch.cat([task.prey, task.caught.to(task.prey.dtype)], 1),
+    Uphill: lambda task: task.height,
 }
 """Native tasks whose external state is known: their moment -> (env, feature)."""
 

@@ -138,6 +138,7 @@ class Rounds:
         if self.config.watch.on_lazy == "intervene" and not self.trainer.finished:
             for record in lazy:
                 self._cure(self.watcher, record["agent"], teammates_earn=record["teammates_earn"])
+            self._cure_the_passed_over(self.watcher)
         return [record["agent"] for record in lazy]
 
     def _cure(self, watcher: Watcher, name: str, *, teammates_earn: bool) -> None:
@@ -161,6 +162,16 @@ class Rounds:
         self.logbook.write(
             {"event": "cure", "env_steps": trainer.counters.env_steps, "agent": name, "cure": self.config.watch.cure, "text": text}
         )
+
+    def _cure_the_passed_over(self, watcher: Watcher) -> None:
+        """Treat those who were found lazy when no teammate earned anything, and were left alone, once some teammate does."""
+        agents, needs_peer = self.trainer.env.spec.agents, CURES[self.config.watch.cure].needs_peer
+        learns = self.trainer.team.learns(len(agents))
+        treated = {each.agent for each in self.trainer.treatments}
+        for agent in watcher.still_lazy():
+            can = bool(learns[agent]) and not (needs_peer and watcher.best_teammate(agent, learns) is None)
+            if can and agent not in treated and watcher.teammates_earn(agent):
+                self._cure(watcher, agents[agent], teammates_earn=True)
 
     def _stop_if_lazy(self, lazy: list[str]) -> None:
         """LazyAgent, after saving, where the run is to stop for one."""

@@ -19,7 +19,7 @@ from .agent_reward import make_agent_reward, newest_rewards
 from .capture import COMPILED, EAGER, NO_COMPILER, Choice, decide
 from .checkpoint import Content, check_agents, flatten, unflatten
 from .config import Config
-from .cures import Treatment, exploring, refuse_cure, treated_team
+from .cures import Treatment, exploring, first_boost, refuse_cure, treated_team
 from .data import Minibatch
 from .engine import CaptureFailed, Engine
 from .errors import CheckpointIncompatible, ConfigError, suggest
@@ -145,7 +145,8 @@ class Trainer:
         self.sums.add(episodes=len(ended.returns), returns=float(ended.returns.sum()), lengths=float(ended.lengths.sum()))
 
     def _exploring(self) -> float | Tensor:
-        return exploring(self.treatments, self.epsilon, self.counters.env_steps, self.env.spec.num_agents)
+        own = first_boost(self.config)
+        return exploring(self.treatments, self.epsilon, self.counters.env_steps, self.env.spec.num_agents, own)
 
     def _treated_team(self) -> Team:
         """The team as it collects, with what treated agents are paid now."""

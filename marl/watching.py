@@ -6,7 +6,7 @@ goes into the checkpoint, so a resumed run goes on with the evidence of the unbr
 The margin is the usual one, m G / n, with G the larger of the team's gain now and the largest it has proven so far: an agent that idles
 takes the team's gain down with it, and would lower the very margin it is judged by. Where a whole team collapses, an agent whose work
 depends on another's earns nothing either; so a verdict says whether any teammate still earns something (`teammates_earn`), and no cure
-follows where none does.
+follows while none does.
 
 Budget. After N env steps of training the watch has played at most `overhead` * N env steps: looks two thirds of that, tests of suspects
 what is left. A look that would cost more is played with fewer pairs, below two it is skipped; its record says so. What a look costs is
@@ -130,6 +130,13 @@ class Watcher:
         able[agent] = False
         return int(self.newest.amin(-1).masked_fill(~able, -torch.inf).argmax()) if bool(able.any()) else None
 
+    def still_lazy(self) -> tuple[int, ...]:
+        """Agents called lazy that have not been treated or recovered, and earned less than the margin at the newest look too."""
+        if self.newest is None:  # no look yet, or skipped ones only since the run was resumed
+            return ()
+        low = (self.newest < self.state.evidence.delta).all(-1).tolist()
+        return tuple(agent for agent, status in enumerate(self.state.status) if status == "lazy" and low[agent])
+
     def _look(self, team: Team, env_steps: int, evaluated: Episodes) -> list[dict[str, Any]]:
         spec, rules = self.env.spec, self.rules
         pairs, note = self._affordable(env_steps, evaluated)
@@ -169,7 +176,7 @@ class Watcher:
                 self.references,
                 effort=effort[alarm.agent],
                 approximate=self.approximate,
-                teammates_earn=self._teammates_earn(alarm.agent),
+                teammates_earn=self.teammates_earn(alarm.agent),
                 collapsed=collapsed,
             )
             for alarm in alarms
@@ -181,7 +188,7 @@ class Watcher:
         rested = [self.resting.get(agent, 0) <= env_steps for agent in range(self.env.spec.num_agents)]
         return (torch.tensor(measure_choice(evaluated)) >= CHOICE_FLOOR) & torch.tensor(rested)
 
-    def _teammates_earn(self, agent: int) -> bool:
+    def teammates_earn(self, agent: int) -> bool:
         """Whether somebody else earned more than the margin at the newest look; else an agent's own effect says little about it."""
         assert self.newest is not None
         others = [other for other in range(len(self.newest)) if other != agent]

@@ -12,6 +12,7 @@ from teamcredit.envs.plate_and_door import PlateAndDoor
 from teamcredit.envs.predator_prey import PredatorPrey
 from teamcredit.envs.randomness import EXPLORE, choice, copy_seeds, split
 from teamcredit.envs.switch import Switch
+from teamcredit.envs.uphill import Uphill
 from teamcredit.marl.graphs import compiled
 from teamcredit.marl.kernels import find_compiler
 
@@ -31,6 +32,7 @@ TASKS = {
     "plate and door": PlateAndDoor(),
     "delayed chain with cues": DelayedChain(cue=True),
     "key and door": KeyAndDoor(),
+    "uphill": Uphill(),
 }
 
 

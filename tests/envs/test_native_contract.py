@@ -15,6 +15,7 @@ from teamcredit.envs.randomness import EXPLORE, Clock, choice, copy_seeds
 from teamcredit.envs.spread import Spread
 from teamcredit.envs.switch import Switch
 from teamcredit.envs.two_step import TwoStep
+from teamcredit.envs.uphill import Uphill
 from teamcredit.envs.warehouse import Warehouse
 
 TASKS = {
@@ -37,6 +38,8 @@ TASKS = {
     "delayed chain": DelayedChain,
     "delayed chain with cues": lambda: DelayedChain(3, 5, 3, cue=True),
     "key and door": KeyAndDoor,
+    "uphill": Uphill,
+    "uphill of five, short": lambda: Uphill(5, 2, 4, toll=0.2),
     "coalition": lambda: CoalitionTask([0.0, 1.0, 1.0, 3.0, 0.5, 2.0, 0.0, -1.0]),
 }
 NO_RANGE = ("spread", "warehouse")  # tasks that declare no return_range

@@ -15,6 +15,7 @@ from teamcredit.envs.predator_prey import PredatorPrey
 from teamcredit.envs.spread import Spread
 from teamcredit.envs.switch import Switch
 from teamcredit.envs.two_step import TwoStep
+from teamcredit.envs.uphill import Uphill
 from teamcredit.envs.warehouse import Warehouse
 
 with warnings.catch_warnings():
@@ -39,6 +40,7 @@ TASKS = {
     "plate and door": PlateAndDoor,
     "delayed chain with cues": lambda: DelayedChain(cue=True),
     "key and door": KeyAndDoor,
+    "uphill": Uphill,
 }
 every_task = pytest.mark.parametrize("make", list(TASKS.values()), ids=list(TASKS))
 

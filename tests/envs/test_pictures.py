@@ -206,7 +206,7 @@ def test_the_two_step_game_marks_the_choice_in_the_state_it_is_in():
 
 
 NATIVE = ["spread-20", "foraging-10x10-20p-4f", "switch2", "switch4", "predator-prey", "rware-small-4ag", "two-step", "matrix-penalty",
-          "plate-and-door", "delayed-chain", "key-and-door"]  # fmt: skip
+          "plate-and-door", "delayed-chain", "key-and-door", "uphill-3p"]  # fmt: skip
 
 
 @pytest.mark.parametrize("task", [f"native/{name}" for name in NATIVE])

@@ -10,7 +10,7 @@ from teamcredit.envs.randomness import Clock
 from teamcredit.marl.agents import UtilityNetwork
 from teamcredit.marl.checkpoint import list_checkpoints, read
 from teamcredit.marl.config import Config
-from teamcredit.marl.cures import BOOST, CURES, Treatment, exploring, own_parts, treat
+from teamcredit.marl.cures import BOOST, CURES, Treatment, exploring, first_boost, own_parts, treat
 from teamcredit.marl.diligence import WEIGHT, TreatedPay, diligence
 from teamcredit.marl.errors import ConfigError, Interrupted
 from teamcredit.marl.folder import read_metrics
@@ -113,15 +113,22 @@ def test_the_boost_falls_linearly_and_concerns_one_agent():
     assert exploring([boost], 0.1, 2000, 3) == 0.1
     assert exploring([], 0.1, 0, 3) == 0.1
     assert torch.as_tensor(exploring([boost], 0.9, 1000, 3)).tolist() == pytest.approx([0.9] * 3)  # never less than everybody
+    assert torch.as_tensor(exploring([boost], 0.1, 1500, 3, 0.9)).tolist() == pytest.approx([0.1, 0.5, 0.1])
 
 
-def test_a_boosted_agent_explores_as_often_as_it_should():
-    made = trainer("reset", replay__num_envs=64, replay__minibatch_size=2048, exploration__start=0.0, exploration__end=0.0, steps=20480)
+@pytest.mark.parametrize("start", [0.0, BOOST, 0.75, 1.0])
+def test_a_boosted_agent_explores_as_often_as_it_should_at_first_as_a_new_one_does(start):
+    made = trainer(
+        "reset", replay__num_envs=64, replay__minibatch_size=2048, exploration__start=start, exploration__end=0.0,
+        exploration__fraction=0.0, steps=20480,
+    )  # fmt: skip
     treat(made, 1, 2)
     made.round()
     batch = made.replay.newest()
     assert bool((batch.behaviour[..., [0, 2]] == 1).all())
-    uniform = BOOST * made.treatments[0].left(made.counters.env_steps - made.config.replay.batch)
+    first = max(start, BOOST)
+    assert first_boost(made.config) == first
+    uniform = first * made.treatments[0].left(made.counters.env_steps - made.config.replay.batch)
     assert float(batch.behaviour[..., 1].min()) == pytest.approx(uniform / 6, abs=0.2 * uniform)
 
 
