@@ -226,6 +226,16 @@ def test_each_class_is_explained_in_one_sentence():
     assert all(sentence.endswith(".") for sentence in told)
 
 
+def test_whoever_contributes_but_is_worse_than_a_reference_is_told_so():
+    play, _ = team_of([[0.4, 0.3], [0.4, -0.3], [-0.3, 0.4], [0.4, 0.0]])
+    verdicts = find_lazy(play, margin(), effort=[0.8, 0.8, None, 0.05], names=("Ann", "Bo", "Cy", "Di"))
+    assert [v.verdict for v in verdicts] == ["contributing", "contributing", "contributing", "guard"]
+    told = [explain(v) for v in verdicts]
+    assert '; yet with "random" in its place the team gains about 0.2' in told[1]
+    assert '; yet with "no-op" in its place the team gains about 0.' in told[2]  # nothing here counts as doing nothing: no harm is claimed
+    assert not any("yet" in told[k] for k in (0, 3))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
