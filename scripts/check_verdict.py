@@ -106,6 +106,13 @@ def scripted(policy: Callable[[Tensor, Tensor], Tensor]) -> Act:
     return lambda view, agent: policy(view.obs[:, agent : agent + 1], view.available[:, agent : agent + 1]).squeeze(-1)
 
 
+def reference(name: str, run: Run, seed: int) -> Act:
+    """noop, random (each time with numbers of its own) or peer:AGENT."""
+    if name.startswith("peer:"):
+        return network_of(run.networks["utility"], run.env.spec.agents.index(name.removeprefix("peer:")))
+    return noop(run.env) if name == "noop" else random(seed)
+
+
 def candidates_of(run: Run, agent: int) -> dict[str, Act]:
     """Who is tried in the agent's place."""
     env, network = run.env, run.networks["utility"]
@@ -135,7 +142,8 @@ def beside(value: float, error: float, margin: float) -> str:
 
 def class_by_hand(against: dict[str, tuple[float, float, str]], share: str, substitute: bool, room: str) -> str:
     """The class in a word, from (effect, its error, where it lies beside the margin) per reference, and where share and room lie."""
-    if "noop" in against and against["noop"][0] + 1.96 * against["noop"][1] < 0:
+    harm = [effect + 1.96 * error < 0 for name, (effect, error, _) in against.items() if name == "noop" or "noop" not in against]
+    if all(harm):
         return "harmful"
     places = [place for *_, place in against.values()]
     if "above" in places:
@@ -167,7 +175,7 @@ def check(run: Run, agent: int, margin: float, references: Sequence[str], episod
         table = {everyone: team}
         for size in range(n):
             for chosen in itertools.combinations(range(n), size):
-                act = noop(env) if name == "noop" else random(next(number))
+                act = reference(name, run, next(number))
                 table[frozenset(chosen)] = played({k: act for k in range(n) if k not in chosen})
         gain = team.mean - table[frozenset()].mean
         least = margin * gain / n
@@ -235,7 +243,7 @@ def main() -> None:
     parser.add_argument("run", help="a run folder or a run's name")
     parser.add_argument("agent")
     parser.add_argument("--margin", type=float, default=0.25)
-    parser.add_argument("--references", nargs="+", choices=("noop", "random"), default=["noop", "random"])
+    parser.add_argument("--references", nargs="+", default=["noop", "random"], help="of noop, random, peer:AGENT")
     parser.add_argument("--episodes", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=4_000, help="episodes side by side; some 16 for Python environments")
     parser.add_argument(
@@ -246,6 +254,9 @@ def main() -> None:
     run = load(args.run)
     if run.config.members or run.team.sampled or run.config.network.kind != "mlp":
         raise SystemExit("only greedy teams of memoryless networks without planted members are checked here")
+    known = ["noop", "random", *(f"peer:{name}" for name in run.env.spec.agents if name != args.agent)]
+    if not set(args.references) <= set(known):
+        raise SystemExit(f"--references: of {', '.join(known)}")
     if args.agent not in run.env.spec.agents:
         raise SystemExit(f"no agent {args.agent}; there are {', '.join(run.env.spec.agents)}")
     agent = run.env.spec.agents.index(args.agent)

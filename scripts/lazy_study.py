@@ -11,6 +11,7 @@ place. Tables: returns with 95% t intervals over seeds, agents by class, pairs a
 
     python scripts/lazy_study.py --seeds 5 --out lazy.jsonl --runs lazy-runs
     python scripts/lazy_study.py --tasks mpe --seeds 1 --out lazy.jsonl --runs lazy-runs
+    python scripts/lazy_study.py --out lazy.jsonl --runs lazy-runs --tasks strong --again random peer:agent_2
     python scripts/check_verdict.py lazy-runs/coop-vdn-0 agent_1
 """
 
@@ -30,7 +31,7 @@ from teamcredit.credit.classes import CLASSES
 from teamcredit.credit.intervals import t_quantile
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, play, seeds_from
 from teamcredit.marl.laziness import find_lazy
-from teamcredit.marl.run import Run, train
+from teamcredit.marl.run import Run, load, train
 
 STRONG: dict[str, Any] = {"env.player_levels": [3, 1, 1], "env.max_food_level": 3, "network.share": False, "network.hidden": 64}
 TASKS: dict[str, tuple[str, int, dict[str, Any]]] = {
@@ -63,9 +64,9 @@ def one(name: str, algo: str, seed: int, folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def judge(run: Run, margin: float) -> dict[str, Any]:
+def judge(run: Run, margin: float, references: Sequence[str] = REFERENCES) -> dict[str, Any]:
     """The verdicts at one margin."""
-    report = find_lazy(run, margin=margin, references=REFERENCES, max_pairs=512 if "mpe" in run.env.spec.name else MAX_PAIRS)
+    report = find_lazy(run, margin=margin, references=references, max_pairs=512 if "mpe" in run.env.spec.name else MAX_PAIRS)
     return {
         "problem": report.margin.problem,
         "gain": report.margin.gain.tolist(),
@@ -125,9 +126,8 @@ def closer(rows: Sequence[dict[str, Any]], margin: float) -> str:
             if agent["verdict"] == "contributing":
                 continue
             look = agent["look"]
-            effects = ", ".join(
-                f"{effect:+.3f} (margin {least:.3f})" for effect, least in zip(agent["effect"], judged["delta"], strict=True)
-            )
+            effects = ", ".join(f"{effect:+.3f}" for effect in agent["effect"])
+            effects += f" (margins {', '.join(f'{least:.3f}' for least in judged['delta'])})"
             more = "" if look is None else f"; room {look['room']}, {look['stand_in']} {look['headroom']:+.3f}"
             stands = "" if look is None or not look["substitutes"] else f"; stand in for it: {', '.join(look['substitutes'])}"
             lines.append(f"{row['run']} agent_{number}: {agent['verdict']}, {agent['pairs']} pairs; {effects}{more}{stands}")
@@ -141,10 +141,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None, help="a JSON line per run; those that are in it already are not made again")
     parser.add_argument("--runs", type=Path, default=None, help="where the run folders stay; default: nowhere")
+    parser.add_argument("--again", nargs="+", metavar="REFERENCE", help="train nothing: judge the runs of --out by these references")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out is not None and args.out.exists() else []
     made = {(row["task"], row["algo"], row["seed"]) for row in rows}
+    if args.again:
+        rows = [row for row in rows if row["task"] in args.tasks and row["algo"] in args.algos and row["seed"] < args.seeds]
+        for row in rows:
+            run = load(str(args.runs / row["run"]))
+            row["judged"] = {str(margin): judge(run, margin, args.again) for margin in MARGINS}
+        tell(rows)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(args.seeds):
             for name, algo in ((name, algo) for name in args.tasks for algo in args.algos):
@@ -155,6 +163,11 @@ def main() -> None:
                 if args.out is not None:
                     with args.out.open("a") as file:
                         file.write(json.dumps(rows[-1]) + "\n")
+    tell(rows)
+
+
+def tell(rows: Sequence[dict[str, Any]]) -> None:
+    """Both tables, and who does not simply contribute."""
     for margin in MARGINS:
         print(f"\nmargin {margin}\n\n{table(rows, margin)}\n\n{closer(rows, margin)}")
 

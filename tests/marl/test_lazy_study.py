@@ -47,7 +47,7 @@ def test_whoever_does_not_simply_contribute_is_listed_with_its_effects():
     told["judged"]["0.25"]["agents"][1]["look"] = look
     refused = row(1, ["undecided", "undecided"], problem="no gain")
     assert STUDY["closer"]([told, refused], 0.25).splitlines() == [
-        "coop-iql-0 agent_1: redundant, 64 pairs; +0.500 (margin 0.100), +0.250 (margin 0.100); room excluded, random +0.010; "
+        "coop-iql-0 agent_1: redundant, 64 pairs; +0.500, +0.250 (margins 0.100, 0.100); room excluded, random +0.010; "
         "stand in for it: agent_0",
         "coop-iql-1: no gain",
     ]
@@ -71,6 +71,8 @@ def test_shapley_over_all_orders_is_the_airport_game_s():
     [
         ({"noop": (0.5, 0.1), "random": (-0.5, 0.1)}, "below", False, "below", "contributing"),
         ({"noop": (-0.5, 0.1), "random": (0.5, 0.1)}, "above", False, "below", "harmful"),
+        ({"random": (-0.5, 0.1), "peer": (-0.5, 0.1)}, "above", False, "below", "harmful"),
+        ({"random": (-0.5, 0.1), "peer": (0.1, 0.01)}, "below", False, "above", "lazy"),
         ({"noop": (0.1, 0.01), "random": (0.19, 0.01)}, "above", False, "above", "cannot be told"),
         ({"noop": (0.1, 0.01), "random": (0.1, 0.01)}, "above", False, "above", "redundant"),
         ({"noop": (0.1, 0.01), "random": (0.1, 0.01)}, "below", True, "above", "redundant"),
