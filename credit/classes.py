@@ -5,7 +5,8 @@ error rate over all agents and looks (evidence.py). The first rule that holds de
 
     not-assessed   the agent is dead or without a choice nearly always: there is nothing to judge
     harmful        shown: Delta_i < 0 against doing nothing (against every reference where there is no such action)
-    guard          shown: Delta_i > delta under some reference, though the agent hardly ever acts
+    guard          shown: Delta_i > delta under some reference, though the agent hardly ever acts (if nobody in the team acts, only the
+                   references that do nothing count here: a team that stands still is not one of guards)
     contributing   shown: Delta_i > delta under some reference
     undecided      not shown: Delta_i < delta under every reference
     redundant      its Shapley value reaches delta under some reference, or a teammate clearly stands in for it

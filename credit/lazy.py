@@ -28,7 +28,7 @@ from torch import Tensor
 from .classes import LAZY, CloserLook, classify
 from .evidence import MIN_APPROXIMATE_PAIRS, Evidence, at, begin, confidence_sequence, floor_pairs, log_e_above, log_e_below, scaled, update
 from .margin import Margin
-from .verdict import Claims, Peaks, Verdict, claims, log_e_all_below, log_e_some_above
+from .verdict import Claims, Peaks, Verdict, claims, log_e_all_below, log_e_some_above, that_count
 
 _LARGEST_LOG = 700.0  # e^700 is still a float
 _MOST_PAIRS = 65_536  # where the search for an approximate floor ends: a floor of so many means "at least so many"
@@ -65,13 +65,13 @@ def floor_range(margin: Margin, alpha: float = 0.05) -> tuple[int, int]:
     return first, last
 
 
-def _pairs_needed(evidence: Evidence, applies: Tensor, shown: Claims, alpha: float) -> list[int | None]:
+def _pairs_needed(evidence: Evidence, applies: Tensor, counts: Tensor, shown: Claims, alpha: float) -> list[int | None]:
     """Further pairs after which each agent would be decided, if all pairs to come are like those seen; None beyond 100 times as many."""
     waiting_below = math.log((len(applies) - int(shown.below.sum())) / alpha) if not bool(shown.below.all()) else 0.0
     waiting_above = math.log((len(applies) - int(shown.above.sum())) / alpha) if not bool(shown.above.all()) else 0.0
     factors = 1.1 ** torch.arange(1, 49, dtype=torch.float64)
     more = scaled(evidence, factors)
-    small, large = log_e_all_below(log_e_below(more), applies), log_e_some_above(log_e_above(more), applies)
+    small, large = log_e_all_below(log_e_below(more), applies), log_e_some_above(log_e_above(more), counts)
     decided = (small >= waiting_below) | (large >= waiting_above)
     first = torch.where(decided.any(0), decided.to(torch.int64).argmax(0), -1).tolist()
     pairs = evidence.count.amax(1).tolist()
@@ -143,14 +143,17 @@ def find_lazy(
     if (fewest := floor_range(margin, alpha)[1]) > max_pairs:
         say(f"max_pairs is {max_pairs}: too few to call an agent lazy unless it harms; allow at least {fewest}, or raise the margin")
     first = margin.episodes if first_episode is None else first_episode
-    seen = _gather(play, margin, applies, idle, alpha, (batch, max_pairs), first, say)
+    counts = that_count(applies, idle, effort, idle_below)
+    if asleep := not torch.equal(counts, applies):
+        say("nobody in this team acts: being better than an agent that does something earns nobody its place")
+    seen = _gather(play, margin, (applies, idle, counts), alpha, (batch, max_pairs), first, say)
     small = tuple((seen.shown.below & ~seen.shown.harms & ~seen.shown.above).nonzero().flatten().tolist())
     looks: dict[int, CloserLook] = {}
     if look is not None and small:
         say(f"a closer look at {', '.join(names[agent] for agent in small)}: who stands in for it, and would another do better?")
         looks = dict(zip(small, look(small), strict=True))
     same = torch.zeros_like(applies) if identical is None else identical() & (seen.evidence.total_square == 0)
-    needed = _pairs_needed(seen.evidence, applies, seen.shown, alpha) if not bool(seen.shown.settled.all()) else [None] * n
+    needed = _pairs_needed(seen.evidence, applies, counts, seen.shown, alpha) if not bool(seen.shown.settled.all()) else [None] * n
     intervals = _intervals(seen, margin)
     told = []
     for agent in range(n):
@@ -166,6 +169,8 @@ def find_lazy(
         )
         further = needed[agent] if verdict == "undecided" and agent not in looks else None
         note = _note(verdict, found, further, looks.get(agent), effort[agent], bool(applies[agent].all()), shown["below"])
+        if asleep and verdict == "undecided":
+            note += "; nobody in this team acts, and where all stand still, that acting at random is worse makes nobody a guard"
         own: dict[str, Any] = {"effort": effort[agent], "has_choice": has_choice[agent], "look": looks.get(agent)}
         told.append(Verdict(agent=agent, name=names[agent], verdict=verdict, needed=further, note=note, **own, **found))
     return tuple(told)
@@ -185,20 +190,18 @@ class _Seen:
 def _gather(
     play: Play,
     margin: Margin,
-    applies: Tensor,
-    idle: Tensor,
+    masks: tuple[Tensor, Tensor, Tensor],
     alpha: float,
     sizes: tuple[int, int],
     first_episode: int,
     say: Callable[[str], None],
 ) -> _Seen:
     """Pairs for whoever is still open, `sizes[0]` at a time, at most `sizes[1]`."""
-    n = len(applies)
-    batch, max_pairs = sizes
+    (applies, idle, counts), (batch, max_pairs), n = masks, sizes, margin.num_agents
     thresholds = torch.stack([margin.delta, 0 * margin.delta, -margin.delta])  # the margin, nothing, and the margin's opposite
     evidence = begin(thresholds.unsqueeze(1).expand(3, *applies.shape).contiguous(), margin.bound, approximate=margin.approximate)
     peaks = Peaks(*(torch.zeros(applies.shape, dtype=torch.float64) for _ in range(4)))
-    shown = claims(peaks, applies, idle, alpha=alpha)
+    shown = claims(peaks, applies, idle, counts=counts, alpha=alpha)
     batches = []
     for start in range(0, max_pairs, batch):
         is_open = ~shown.settled
@@ -217,7 +220,7 @@ def _gather(
         below, over = log_e_below(evidence), log_e_above(evidence)
         now = Peaks(below[0], over[0], below[1], over[2])
         peaks = Peaks(*(torch.maximum(getattr(peaks, item.name), getattr(now, item.name)) for item in fields(Peaks)))
-        shown = claims(peaks, applies, idle, alpha=alpha)
+        shown = claims(peaks, applies, idle, counts=counts, alpha=alpha)
         say(f"{start + len(episodes)} pairs: {int(shown.settled.sum())} of {n} agents decided")
     return _Seen(at(evidence, 0), peaks, torch.cat(batches, -1), shown)
 

@@ -1,6 +1,7 @@
 """From evidence to claims: what may be said of each agent, with the chance of any false claim of a kind at most alpha."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,7 @@ class Claims:
     """What is shown about each agent, family-wise over agents."""
 
     above: Bool[Tensor, " agent"]
-    """The effect is above the margin for some reference."""
+    """The effect is above the margin for some reference that counts (`that_count`)."""
     below: Bool[Tensor, " agent"]
     """The effect is below the margin for every reference that applies."""
     harms: Bool[Tensor, " agent"]
@@ -105,14 +106,39 @@ class Peaks:
     """For "mean > -delta"."""
 
 
-def claims(peaks: Peaks, applies: Bool[Tensor, "agent reference"], idle: Bool[Tensor, "agent reference"], *, alpha: float = 0.05) -> Claims:
-    """From evidence per (agent, reference) to claims per agent, Holm over agents; `idle`: the references that count as doing nothing."""
+def that_count(
+    applies: Bool[Tensor, "agent reference"],
+    idle: Bool[Tensor, "agent reference"],
+    effort: Sequence[float | None],
+    idle_below: float = 0.1,
+) -> Bool[Tensor, "agent reference"]:
+    """The references by which an agent can earn its place: all that apply, or, where nobody in the team acts, those that do nothing.
+
+    A guard stands still for the sake of others who act. Where all stand still, each of them is better than *random* if moving does harm:
+    a team that has learned nothing else would be one of guards.
+    """
+    asleep = all(one is not None and one < idle_below for one in effort) and bool((idle & applies).any(1).all())
+    return idle & applies if asleep else applies
+
+
+def claims(
+    peaks: Peaks,
+    applies: Bool[Tensor, "agent reference"],
+    idle: Bool[Tensor, "agent reference"],
+    *,
+    counts: Bool[Tensor, "agent reference"] | None = None,
+    alpha: float = 0.05,
+) -> Claims:
+    """From evidence per (agent, reference) to claims per agent, Holm over agents.
+
+    `idle`: the references that count as doing nothing; `counts`: those by which a place can be earned (default: all that apply).
+    """
     idle = idle & applies
     can_idle = idle.any(1)
     harms = torch.where(can_idle, log_e_some_above(peaks.negative, idle), log_e_all_below(peaks.negative, applies))
     harmless = torch.where(can_idle, log_e_all_below(peaks.harmless, idle), log_e_some_above(peaks.harmless, applies))
     return Claims(
-        above=e_holm(log_e_some_above(peaks.large, applies), alpha),
+        above=e_holm(log_e_some_above(peaks.large, applies if counts is None else counts), alpha),
         below=e_holm(log_e_all_below(peaks.small, applies), alpha),
         harms=e_holm(harms, alpha),
         harmless=harmless >= math.log(1 / alpha),

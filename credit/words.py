@@ -24,10 +24,12 @@ def explain(verdict: Verdict) -> str:
     if verdict.verdict == "guard":
         return (
             f"{name} hardly ever acts ({verdict.effort or 0:.0%} of its choices are actions) and is needed for that{about}: "
-            f"{_loss(verdict, best)}, more than the margin of {verdict.delta[best]:.3g}."
+            f"{_loss(verdict, best)}, more than the margin of {verdict.delta[best]:.3g}{_but_better(verdict)}."
         )
     if verdict.verdict == "contributing":
-        return f"{name} contributes{about}: {_loss(verdict, best)}, more than the margin of {verdict.delta[best]:.3g}."
+        return (
+            f"{name} contributes{about}: {_loss(verdict, best)}, more than the margin of {verdict.delta[best]:.3g}{_but_better(verdict)}."
+        )
     if verdict.verdict == "undecided":
         return f"{name} cannot be judged yet{about}: {_loss(verdict, best)}; {verdict.note}."
     small = f"{_losses(verdict)} an episode (margin {max(verdict.delta):.3g})"
@@ -65,6 +67,12 @@ def _loss(verdict: Verdict, k: int) -> str:
     """What the team loses under reference k."""
     loss = f"{verdict.effect[k]:.3g} (between {verdict.low[k]:.3g} and {verdict.high[k]:.3g})"
     return f'with "{verdict.references[k]}" in its place the team loses about {loss} an episode'
+
+
+def _but_better(verdict: Verdict) -> str:
+    """That a reference does better than an agent which earns its place under another: no reason to call it lazy, but worth knowing."""
+    worst = min(range(len(verdict.effect)), key=lambda k: verdict.high[k])
+    return f"; yet {_gain(verdict, worst)}" if verdict.high[worst] < 0 else ""
 
 
 def _gain(verdict: Verdict, k: int) -> str:

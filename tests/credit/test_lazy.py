@@ -174,6 +174,19 @@ def peaks(small, large) -> Peaks:
     return Peaks(small, large, none, none)
 
 
+def test_a_team_that_stands_still_is_not_one_of_guards():
+    play, _ = team_of([[0.0, 0.3], [0.01, 0.3], [0.3, 0.3], [0.0, 0.3]])
+    idle = torch.tensor([[True, False]] * 4)
+    still = find_lazy(play, margin(), effort=[0.05, 0.0, 0.03, 0.0], idle_references=idle, max_pairs=256)
+    # The third one's few actions are worth more than the margin: its place is earned, as those of a player who shoots once a game.
+    assert [v.verdict for v in still] == ["undecided", "undecided", "guard", "undecided"]
+    assert "nobody in this team acts" in explain(still[0])
+    assert still[0].episodes == 256
+    awake = find_lazy(play, margin(), effort=[0.05, 0.0, 0.8, 0.0], idle_references=idle, max_pairs=256)
+    assert [v.verdict for v in awake] == ["guard", "guard", "contributing", "guard"]
+    assert not any("nobody" in v.note for v in awake)
+
+
 def test_lazy_needs_every_reference_and_contributing_needs_one():
     strong, none = math.log(1000.0), 0.0
     every = torch.ones(3, 2, dtype=torch.bool)
@@ -224,6 +237,16 @@ def test_each_class_is_explained_in_one_sentence():
     assert told[2].startswith("Cy does not earn its place: it acts (80%")
     assert told[3].startswith("Di cannot be judged yet")
     assert all(sentence.endswith(".") for sentence in told)
+
+
+def test_whoever_contributes_but_is_worse_than_a_reference_is_told_so():
+    play, _ = team_of([[0.4, 0.3], [0.4, -0.3], [-0.3, 0.4], [0.4, 0.0]])
+    verdicts = find_lazy(play, margin(), effort=[0.8, 0.8, None, 0.05], names=("Ann", "Bo", "Cy", "Di"))
+    assert [v.verdict for v in verdicts] == ["contributing", "contributing", "contributing", "guard"]
+    told = [explain(v) for v in verdicts]
+    assert '; yet with "random" in its place the team gains about 0.2' in told[1]
+    assert '; yet with "no-op" in its place the team gains about 0.' in told[2]  # nothing here counts as doing nothing: no harm is claimed
+    assert not any("yet" in told[k] for k in (0, 3))
 
 
 @pytest.mark.parametrize(
