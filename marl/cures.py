@@ -13,7 +13,8 @@ to forget. Moments of the optimiser go along: copied by a transplant, zeroed by 
 
 After a cure the agent is not judged while it lasts, and the watch begins its evidence about it anew: then it is called recovered, or lazy
 again, or neither is shown. Each agent is cured once. One that is found lazy while no teammate earns anything is passed over, since it may
-only depend on others; it is treated at the first later look at which some teammate earns more than the margin and it still does not.
+only depend on others; it is treated at the first later look at which a teammate that is not lazy earns more than the margin and it still
+does not.
 """
 
 import math

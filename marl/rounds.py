@@ -164,13 +164,13 @@ class Rounds:
         )
 
     def _cure_the_passed_over(self, watcher: Watcher) -> None:
-        """Treat those who were found lazy when no teammate earned anything, and were left alone, once some teammate does."""
+        """Treat those who were found lazy when no teammate earned anything, and were left alone, once a teammate does who is not lazy."""
         agents, needs_peer = self.trainer.env.spec.agents, CURES[self.config.watch.cure].needs_peer
         learns = self.trainer.team.learns(len(agents))
         treated = {each.agent for each in self.trainer.treatments}
         for agent in watcher.still_lazy():
             can = bool(learns[agent]) and not (needs_peer and watcher.best_teammate(agent, learns) is None)
-            if can and agent not in treated and watcher.teammates_earn(agent):
+            if can and agent not in treated and watcher.has_working_teammate(agent):
                 self._cure(watcher, agents[agent], teammates_earn=True)
 
     def _stop_if_lazy(self, lazy: list[str]) -> None:

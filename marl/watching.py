@@ -130,6 +130,12 @@ class Watcher:
         able[agent] = False
         return int(self.newest.amin(-1).masked_fill(~able, -torch.inf).argmax()) if bool(able.any()) else None
 
+    def has_working_teammate(self, agent: int) -> bool:
+        """Whether somebody else who is not called lazy itself earned more than the margin at the newest look."""
+        assert self.newest is not None, "after a look"
+        earns = (self.newest > self.state.evidence.delta).any(-1).tolist()
+        return any(earns[other] and status != "lazy" for other, status in enumerate(self.state.status) if other != agent)
+
     def still_lazy(self) -> tuple[int, ...]:
         """Agents called lazy that have not been treated or recovered, and earned less than the margin at the newest look too."""
         if self.newest is None:  # no look yet, or skipped ones only since the run was resumed
@@ -176,7 +182,7 @@ class Watcher:
                 self.references,
                 effort=effort[alarm.agent],
                 approximate=self.approximate,
-                teammates_earn=self.teammates_earn(alarm.agent),
+                teammates_earn=self._teammates_earn(alarm.agent),
                 collapsed=collapsed,
             )
             for alarm in alarms
@@ -188,7 +194,7 @@ class Watcher:
         rested = [self.resting.get(agent, 0) <= env_steps for agent in range(self.env.spec.num_agents)]
         return (torch.tensor(measure_choice(evaluated)) >= CHOICE_FLOOR) & torch.tensor(rested)
 
-    def teammates_earn(self, agent: int) -> bool:
+    def _teammates_earn(self, agent: int) -> bool:
         """Whether somebody else earned more than the margin at the newest look; else an agent's own effect says little about it."""
         assert self.newest is not None
         others = [other for other in range(len(self.newest)) if other != agent]

@@ -33,6 +33,7 @@ from teamcredit.credit.classes import LAZY
 from teamcredit.credit.intervals import t_quantile
 from teamcredit.envs.randomness import Clock
 from teamcredit.envs.uphill import Uphill
+from teamcredit.marl.errors import ConfigError
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, play, seeds_from
 from teamcredit.marl.folder import read_metrics
 from teamcredit.marl.headroom import default_candidates
@@ -113,7 +114,11 @@ def verdicts(run: Run, scripted: str) -> dict[str, Any]:
     env = run.env
     capable = make_policy(scripted, env.spec, getattr(env, "scripted", {}))
     stands = [make_reference(name, run) for name in ("noop", "random")]
-    report = judge_team(env, run.team, stands=stands, max_pairs=2048, candidates={**default_candidates(env, run.team), scripted: capable})
+    candidates = {**default_candidates(env, run.team), scripted: capable}
+    try:
+        report = judge_team(env, run.team, stands=stands, max_pairs=2048, candidates=candidates)
+    except ConfigError as error:  # a team that does nothing at all cannot be judged
+        return {"verdicts": [], "lazy": 0, "effects": [[] for _ in env.spec.agents], "not judged": str(error)}
     return {
         "verdicts": [verdict.verdict for verdict in report.verdicts],
         "lazy": sum(verdict.verdict in LAZY for verdict in report.verdicts),
