@@ -4,7 +4,7 @@ Delta_i(rho) is what the team loses with reference rho in agent i's place, delta
 error rate over all agents and looks (evidence.py). The first rule that holds decides.
 
     not-assessed   the agent is dead or without a choice nearly always: there is nothing to judge
-    harmful        shown: Delta_i < 0 against doing nothing (against every reference where there is no such action)
+    harmful        shown: Delta_i < 0 against doing nothing (against every reference given, where none of them does nothing)
     guard          shown: Delta_i > delta under some reference, though the agent hardly ever acts (if nobody in the team acts, only the
                    references that do nothing count here: a team that stands still is not one of guards)
     contributing   shown: Delta_i > delta under some reference
