@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The figures in README.md, made again: one section each. About two hours on two cores; name sections to run only those.
-#   scripts/reproduce.sh [two-step] [spread] [foraging] [lbf] [lazy] [credit] [study] [speed] [coma] [critic] [shapes] [workers]
+# The figures in README.md, made again: one section each. About three hours on two cores; name sections to run only those.
+#   scripts/reproduce.sh [two-step] [spread] [foraging] [lbf] [lazy] [cures] [teams] [credit] [study] [speed] [coma] [critic] [shapes] [workers]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PATH="$PWD/.venv/bin:$PATH"
 export MARL_RUNS=${MARL_RUNS:-runs/reproduce} OMP_NUM_THREADS=1
 sections=("$@")
-[ $# -gt 0 ] || sections=(two-step spread foraging lbf lazy credit study speed coma critic shapes workers)
+[ $# -gt 0 ] || sections=(two-step spread foraging lbf lazy cures teams credit study speed coma critic shapes workers)
 
 for section in "${sections[@]}"; do
     echo "== $section"
@@ -24,6 +24,8 @@ for section in "${sections[@]}"; do
             ;;
         lbf) marl train lbf/8x8-2p-3f --seeds 0-1 --jobs 2 --steps 500k --out "$MARL_RUNS/lbf" ;;
         lazy) marl bench lazy ;;
+        cures) python scripts/compare_cures.py ;;
+        teams) python scripts/lazy_study.py --seeds 5 --out "$MARL_RUNS/teams.jsonl" --runs "$MARL_RUNS/teams" ;;
         credit) marl bench credit --check && python scripts/bench_sampling.py ;;
         study) python scripts/compare_credit.py --out "$MARL_RUNS/study" ;;
         speed) python scripts/bench_training.py ;;
@@ -36,6 +38,6 @@ for section in "${sections[@]}"; do
             ;;
         shapes) python scripts/every_shape.py --out "$MARL_RUNS/shapes" ;;
         workers) python -W ignore scripts/bench_workers.py burning:doze burning:burn sisl/pursuit-v5 --turns 3 --seconds 1 ;;
-        *) echo "no section $section: two-step, spread, foraging, lbf, lazy, credit, study, speed, coma, critic, shapes, workers" >&2; exit 2 ;;
+        *) echo "no section $section: two-step, spread, foraging, lbf, lazy, cures, teams, credit, study, speed, coma, critic, shapes, workers" >&2; exit 2 ;;
     esac
 done
