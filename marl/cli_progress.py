@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -73,8 +74,8 @@ class TrainView:
         self.bar: Progress | None = None
         self.watched: tuple[int, float] | None = None
         """Env steps of the watch so far, and their share of training's own."""
-        self.noted: str | None = None
-        """What the newest look had to say, so that it is not said at every one."""
+        self.noted: set[str] = set()
+        """Kinds of notes that looks have made so far, so that each is said once and not at every look."""
 
     def __enter__(self) -> "TrainView":
         return self
@@ -127,9 +128,10 @@ class TrainView:
 
     def _on_credit(self, event: dict[str, Any]) -> None:
         self.watched = event["watch.env_steps"], event["watch.share"]
-        if self.screen.common.verbose or (event["note"] and event["note"].partition(":")[0] != self.noted):
+        kinds = kinds_of(event["note"])
+        if self.screen.common.verbose or kinds - self.noted:
             self._print(f"watch       {event['note'] or 'looked'} ({event['watch.share']:.1%} more env steps so far)")
-        self.noted = (event["note"] or "").partition(":")[0] or self.noted
+        self.noted |= kinds
 
     def _on_suspect(self, event: dict[str, Any]) -> None:
         if self.screen.common.verbose:
@@ -168,6 +170,15 @@ class TrainView:
         left = (self.steps - self.env_steps) / speed if speed else None
         parts = [f"{speed:,.0f} env steps/s", f"ETA {_clock(left)}"]
         return "  ".join(parts + [f"{name} {number(value)}" for name, value in self.shown.items() if value is not None])
+
+
+def kinds_of(note: str | None) -> set[str]:
+    """What a look's note is about, whatever its numbers: who is under suspicion, or how a look was cut."""
+    found = set()
+    for part in note.split("; ") if note else ():
+        who, suspicion, _ = part.partition(" under suspicion")
+        found.add(who if suspicion else re.sub("[0-9]+", "", part.partition(":")[0]))
+    return found
 
 
 def _has_bar(screen: Screen) -> bool:

@@ -15,6 +15,7 @@ from teamcredit.envs.coalition import CoalitionTask
 from teamcredit.envs.registry import make
 from teamcredit.marl.agents import utility_network
 from teamcredit.marl.checkpoint import list_checkpoints, read
+from teamcredit.marl.cli_progress import kinds_of
 from teamcredit.marl.config import Config, NetworkConfig
 from teamcredit.marl.errors import ConfigError, Interrupted, LazyAgent
 from teamcredit.marl.evaluate import play as play_episodes
@@ -372,3 +373,12 @@ def test_no_op_is_a_reference_only_where_every_agent_has_one():
     config = Config(task="any", watch_credit="evaluations")
     assert Watcher(config, make("native/plate-and-door")).references == ("noop", "random")
     assert Watcher(config, make("native/two-step")).references == ("random",)
+
+
+def test_a_note_is_said_once_whatever_its_numbers_but_each_suspect_anew():
+    first = "shortened to 4 of 8 pairs: 8 pairs would take 880 env steps; agent_1 under suspicion: a test takes 116 pairs"
+    again = "shortened to 2 of 8 pairs: 8 pairs would take 800 env steps; agent_1 under suspicion: a test takes 84 pairs"
+    other = "agent_2 under suspicion: a test takes 84 pairs"
+    assert kinds_of(first) == kinds_of(again) == {"shortened to  of  pairs", "agent_1"}
+    assert kinds_of(other) == {"agent_2"}
+    assert kinds_of(None) == set()
