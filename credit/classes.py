@@ -5,9 +5,10 @@ error rate over all agents and looks (evidence.py). The first rule that holds de
 
     not-assessed   the agent is dead or without a choice nearly always: there is nothing to judge
     harmful        shown: Delta_i < 0 against doing nothing (against every reference given, where none of them does nothing)
-    guard          shown: Delta_i > delta under some reference, though the agent hardly ever acts (if nobody in the team acts, only the
-                   references that do nothing count here: a team that stands still is not one of guards)
-    contributing   shown: Delta_i > delta under some reference
+    guard          shown: Delta_i > delta under some reference, though the agent hardly ever acts; but not under one that does nothing,
+                   or what little it does earns its place
+    contributing   shown: Delta_i > delta under some reference (if nobody in the team acts, only the references that do nothing count: a
+                   team that stands still is not one of guards)
     undecided      not shown: Delta_i < delta under every reference
     redundant      its Shapley value reaches delta under some reference, or a teammate clearly stands in for it
     not-needed     shown: nobody tried in its place makes the team better by delta: there is nothing for it to earn
@@ -71,6 +72,7 @@ def classify(
     has_choice: float | None,
     look: CloserLook | None,
     delta: tuple[float, ...],
+    acting: bool = False,
     idle_below: float = 0.1,
     choice_floor: float = 0.02,
 ) -> str:
@@ -84,6 +86,7 @@ def classify(
         has_choice: share of env steps at which it was alive and had a choice; None: not counted.
         look: what a closer look found; None where nobody looked, then the last rules alone separate the lazy ones.
         delta: the margin per reference, as `look.share`.
+        acting: shown: the effect is above the margin against doing nothing.
         idle_below: efforts below this are idle.
         choice_floor: below this share of steps an agent is not assessed.
     """
@@ -93,7 +96,7 @@ def classify(
     if harms:
         return "harmful"
     if above:
-        return "guard" if idle else "contributing"
+        return "guard" if idle and not acting else "contributing"
     if not below:
         return "undecided"
     if look is not None:

@@ -158,7 +158,7 @@ def find_lazy(
     told = []
     for agent in range(n):
         found = _measured(seen, margin, intervals[agent], agent, applies[agent], same[agent])
-        shown = {name: bool(getattr(seen.shown, name)[agent]) for name in ("above", "below", "harms")}
+        shown = {name: bool(getattr(seen.shown, name)[agent]) for name in ("above", "acting", "below", "harms")}
         verdict = classify(
             **shown,
             effort=effort[agent],

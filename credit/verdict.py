@@ -61,6 +61,8 @@ class Claims:
 
     above: Bool[Tensor, " agent"]
     """The effect is above the margin for some reference that counts (`that_count`)."""
+    acting: Bool[Tensor, " agent"]
+    """It is above the margin for a reference that counts as doing nothing: what little the agent does earns its place."""
     below: Bool[Tensor, " agent"]
     """The effect is below the margin for every reference that applies."""
     harms: Bool[Tensor, " agent"]
@@ -85,7 +87,7 @@ def log_e_some_above(
     log_e_large: Float[Tensor, "*batch agent reference"], applies: Bool[Tensor, "agent reference"]
 ) -> Float[Tensor, "*batch agent"]:
     """Evidence that it is above the margin under some reference: the best of them over their number (Bonferroni)."""
-    return torch.where(applies, log_e_large, -math.inf).amax(-1) - applies.sum(-1).log()
+    return torch.where(applies, log_e_large, -math.inf).amax(-1) - applies.sum(-1).clamp_min(1).log()
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def claims(
     harmless = torch.where(can_idle, log_e_all_below(peaks.harmless, idle), log_e_some_above(peaks.harmless, applies))
     return Claims(
         above=e_holm(log_e_some_above(peaks.large, applies if counts is None else counts), alpha),
+        acting=e_holm(log_e_some_above(peaks.large, idle), alpha),
         below=e_holm(log_e_all_below(peaks.small, applies), alpha),
         harms=e_holm(harms, alpha),
         harmless=harmless >= math.log(1 / alpha),

@@ -179,7 +179,7 @@ def test_a_team_that_stands_still_is_not_one_of_guards():
     idle = torch.tensor([[True, False]] * 4)
     still = find_lazy(play, margin(), effort=[0.05, 0.0, 0.03, 0.0], idle_references=idle, max_pairs=256)
     # The third one's few actions are worth more than the margin: its place is earned, as those of a player who shoots once a game.
-    assert [v.verdict for v in still] == ["undecided", "undecided", "guard", "undecided"]
+    assert [v.verdict for v in still] == ["undecided", "undecided", "contributing", "undecided"]
     assert "nobody in this team acts" in explain(still[0])
     assert still[0].episodes == 256
     awake = find_lazy(play, margin(), effort=[0.05, 0.0, 0.8, 0.0], idle_references=idle, max_pairs=256)
@@ -198,6 +198,15 @@ def test_lazy_needs_every_reference_and_contributing_needs_one():
     assert shown.settled.tolist() == [False, False, True]  # the first may yet prove harmful
 
 
+def test_what_a_reference_that_does_nothing_shows_is_acting_alone():
+    every, idle = torch.ones(2, 2, dtype=torch.bool), torch.tensor([[True, False], [True, False]])
+    large = torch.log(torch.tensor([[1.0, 500.0], [500.0, 1.0]]))
+    shown = claims(peaks(torch.zeros(2, 2), large), every, idle)
+    assert shown.above.tolist() == [True, True]
+    assert shown.acting.tolist() == [False, True]
+    assert not claims(peaks(torch.zeros(2, 2), large), every, torch.zeros_like(idle)).acting.any()
+
+
 def test_contributing_pays_for_the_choice_of_reference():
     alone, of_two = torch.tensor([[True, False]]), torch.tensor([[True, True]])
     log_e = torch.log(torch.tensor([[30.0, 1.0]]))
@@ -209,6 +218,7 @@ SMALL = {"above": False, "below": True, "harms": False, "effort": 0.05, "has_cho
 CASES = {
     "contributing": {"above": True, "below": False, "effort": 0.8},
     "guard": {"above": True, "below": False},
+    "contributing by the little it does": {"above": True, "below": False, "acting": True},
     "harmful": {"harms": True},
     "undecided": {"below": False},
     "not-assessed": {"has_choice": 0.01, "harms": True},
