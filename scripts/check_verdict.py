@@ -80,8 +80,8 @@ def play_many(env: TeamEnv, network: UtilityNetwork, replaced: dict[int, Act], f
 
 def noop(env: TeamEnv) -> Act:
     """Doing nothing; SystemExit where an agent has no such action, or may not take it."""
-    actions = env.spec.noop
-    if actions is None or None in actions:
+    actions = [action for action in env.spec.noop or () if action is not None]
+    if len(actions) < env.spec.num_agents:
         raise SystemExit(f"{env.spec.name} has no action that does nothing, or not for every agent: --references random")
 
     def act(view: View, agent: int) -> Tensor:
