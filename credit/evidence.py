@@ -178,7 +178,8 @@ def further_needed(evidence: Evidence, log_e: float, each: Float[Tensor, "*claim
     stakes, log_share = _stakes()
     gain = (evidence.delta - torch.as_tensor(each, dtype=torch.float64)) / (evidence.bound - evidence.delta)
     growth = torch.log1p(stakes * gain.unsqueeze(-1)).clamp_min(0)
-    return ((log_e - evidence.log_wealth_below - log_share).clamp_min(0) / growth).amin(-1).ceil()
+    missing = (log_e - evidence.log_wealth_below - log_share).clamp_min(0)
+    return torch.where(missing > 0, missing / growth, 0.0).amin(-1).ceil()  # 0 where none is missing, though nothing grows
 
 
 def floor_pairs(delta: float, bound: float, alpha: float) -> int:

@@ -143,7 +143,8 @@ def find_lazy(
     if (fewest := floor_range(margin, alpha)[1]) > max_pairs:
         say(f"max_pairs is {max_pairs}: too few to call an agent lazy unless it harms; allow at least {fewest}, or raise the margin")
     first = margin.episodes if first_episode is None else first_episode
-    counts = that_count(applies, idle, effort, idle_below)
+    acts = [0.0 if choice == 0 else own for own, choice in zip(effort, has_choice, strict=True)]  # without a choice nobody acts
+    counts = that_count(applies, idle, acts, idle_below)
     if asleep := not torch.equal(counts, applies):
         say("nobody in this team acts: being better than an agent that does something earns nobody its place")
     seen = _gather(play, margin, (applies, idle, counts), alpha, (batch, max_pairs), first, say)
@@ -170,7 +171,7 @@ def find_lazy(
         further = needed[agent] if verdict == "undecided" and agent not in looks else None
         note = _note(verdict, found, further, looks.get(agent), effort[agent], bool(applies[agent].all()), shown["below"])
         if asleep and verdict == "undecided":
-            note += "; nobody in this team acts, and where all stand still, that acting at random is worse makes nobody a guard"
+            note += "; nobody in this team acts, and where all stand still, being better than an agent that acts makes nobody a guard"
         own: dict[str, Any] = {"effort": effort[agent], "has_choice": has_choice[agent], "look": looks.get(agent)}
         told.append(Verdict(agent=agent, name=names[agent], verdict=verdict, needed=further, note=note, **own, **found))
     return tuple(told)

@@ -245,7 +245,10 @@ def check_laziness(
         raise ConfigError(f"--seed {seed} must lie between 0 and 99")
     if margin_episodes < 2:
         raise ConfigError(f"margin_episodes {margin_episodes} gives no interval: use at least 2 (256 is a good start)")
-    left = SEEDS_APART - max(MARGIN_LOOKS[-1] * margin_episodes, HEADROOM_AT)
+    if MARGIN_LOOKS[-1] * margin_episodes > SEEDS_APART:
+        most = SEEDS_APART // MARGIN_LOOKS[-1]
+        raise ConfigError(f"margin_episodes {margin_episodes} may be {most:,} at most: {MARGIN_LOOKS[-1]} times as many may be needed")
+    left = SEEDS_APART - HEADROOM_AT
     if not 2 <= max_pairs <= left:
         few = "one pair is no evidence" if max_pairs < 2 else f"the {SEEDS_APART:,} episode seeds of one --seed would not be enough"
         raise ConfigError(f"--max-pairs {max_pairs} must lie between 2 and {left}: {few}")

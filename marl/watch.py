@@ -2,7 +2,7 @@
 
 At each *look* k the team as it stands plays a few paired episodes per agent and reference; D is what the team loses with the reference in
 the agent's place, delta_k the margin by the team's gain at that look. The policy moves between looks, so there is no one mean to test.
-The claim is about looks: agent i earned *at every look* at least delta_k under some reference. Against it a gambler bets as in
+The claim is about looks: there is a reference under which agent i earned at least delta_k *at every look*. Against it a gambler bets as in
 credit/evidence.py, with a capital that is carried from look to look and topped up when a suspicion arises:
 
     M <- M * prod over pairs of 1 + c (delta_k - D) / (R - delta_k)        at every look, and at every batch of a test

@@ -24,6 +24,7 @@ import torch
 from teamcredit.envs.base import TeamEnv, View
 from teamcredit.marl.agents import UtilityNetwork
 from teamcredit.marl.checkpoint import list_checkpoints, step_of
+from teamcredit.marl.errors import UserError
 from teamcredit.marl.run import Run, load
 from torch import Tensor
 
@@ -78,10 +79,18 @@ def play_many(env: TeamEnv, network: UtilityNetwork, replaced: dict[int, Act], f
 
 
 def noop(env: TeamEnv) -> Act:
-    actions = env.spec.noop
-    if actions is None:
-        raise SystemExit(f"{env.spec.name} has no action that does nothing: --references random")
-    return lambda view, agent: torch.full((len(view.alive),), actions[agent] or 0)
+    """Doing nothing; SystemExit where an agent has no such action, or may not take it."""
+    actions = [action for action in env.spec.noop or () if action is not None]
+    if len(actions) < env.spec.num_agents:
+        raise SystemExit(f"{env.spec.name} has no action that does nothing, or not for every agent: --references random")
+
+    def act(view: View, agent: int) -> Tensor:
+        action = actions[agent]
+        if not bool(view.available[view.alive[:, agent], agent, action].all()):
+            raise SystemExit(f"the action of {env.spec.agents[agent]} that does nothing is not always available: --references random")
+        return torch.full((len(view.alive),), action)
+
+    return act
 
 
 def random(seed: int) -> Act:
@@ -251,14 +260,23 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    run = load(args.run)
+    if not 0 < args.margin < 1:
+        raise SystemExit(f"--margin {args.margin} must lie between 0 and 1: it is a fraction of an equal share")
+    if args.episodes < 2 or args.batch < 1:
+        raise SystemExit(
+            f"--episodes {args.episodes} must be at least 2, or there is no standard error, and --batch {args.batch} at least 1"
+        )
+    try:
+        run = load(args.run)
+    except UserError as error:
+        raise SystemExit(str(error)) from error
     if run.config.members or run.team.sampled or run.config.network.kind != "mlp":
         raise SystemExit("only greedy teams of memoryless networks without planted members are checked here")
-    known = ["noop", "random", *(f"peer:{name}" for name in run.env.spec.agents if name != args.agent)]
-    if not set(args.references) <= set(known):
-        raise SystemExit(f"--references: of {', '.join(known)}")
     if args.agent not in run.env.spec.agents:
         raise SystemExit(f"no agent {args.agent}; there are {', '.join(run.env.spec.agents)}")
+    known = ["noop", "random", *(f"peer:{name}" for name in run.env.spec.agents if name != args.agent)]
+    if not set(args.references) <= set(known):
+        raise SystemExit(f"--references {' '.join(args.references)}: there are {', '.join(known)}")
     agent = run.env.spec.agents.index(args.agent)
     with torch.no_grad():
         for seed in range(FIRST_SEED, FIRST_SEED + args.show):

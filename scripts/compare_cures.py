@@ -94,7 +94,7 @@ def one(study: Study, algo: str, cure: str, seed: int, steps: int, folder: Path)
     returns = play(run.env, run.team, seeds_from(EVALUATION_SEEDS, 1024)).returns
     lines = read_metrics(run.folder)
     return {
-        "algo": algo, "cure": cure, "seed": seed, "env_steps": run.env_steps, "return": float(returns.mean()),
+        "task": study.task, "algo": algo, "cure": cure, "seed": seed, "env_steps": run.env_steps, "return": float(returns.mean()),
         "watch.env_steps": [line["watch.env_steps"] for line in lines if line["event"] == "credit"][-1],
         "told": [(what, line["agent"], line["env_steps"]) for line in lines if (what := happened(line)) is not None],
         "curve": [(line["env_steps"], line["return"]) for line in lines if line["event"] == "evaluation"],
@@ -204,24 +204,33 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--algos", nargs="+", choices=list(ARMS), default=None)
-    parser.add_argument("--cures", nargs="+", default=None)
+    parser.add_argument("--cures", nargs="+", choices=list(dict.fromkeys(cure for arms in ARMS.values() for cure in arms)), default=None)
     parser.add_argument("--out", type=Path, default=None, help="a JSON line per run; those that are in it already are not made again")
     args = parser.parse_args()
     torch.set_num_threads(1)
     study = STUDIES[args.task]
+    seeds, steps = (given if given is not None else usual for given, usual in ((args.seeds, study.seeds), (args.steps, study.steps)))
+    if seeds < 1 or steps < study.looks:
+        parser.error(f"--seeds {seeds} must be at least 1, and --steps {steps} at least {study.looks}, one for each evaluation")
     rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out is not None and args.out.exists() else []
+    if any(row.get("task", study.task) != study.task for row in rows):
+        parser.error(f"--out {args.out} holds runs of another task than {study.task}: name another file")
     made = {(row["algo"], row["cure"], row["seed"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(args.first_seed, args.first_seed + (args.seeds or study.seeds)):
+        for seed in range(args.first_seed, args.first_seed + seeds):
             for algo in args.algos or study.algos:
                 for cure in ARMS[algo]:
                     if (algo, cure, seed) in made or (args.cures and cure not in args.cures):
                         continue
-                    rows.append(one(study, algo, cure, seed, args.steps or study.steps, Path(folder)))
+                    rows.append(one(study, algo, cure, seed, steps, Path(folder)))
                     print(json.dumps(rows[-1]), flush=True)
                     if args.out is not None:
                         with args.out.open("a") as file:
                             file.write(json.dumps(rows[-1]) + "\n")
+    if not rows:
+        parser.error(
+            "none of these --algos has one of these --cures: there are " + "; ".join(f"{a}: {', '.join(c)}" for a, c in ARMS.items())
+        )
     print(show(rows))
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from teamcredit.credit.classes import CLASSES
 from teamcredit.credit.intervals import t_quantile
+from teamcredit.marl.errors import UserError
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, play, seeds_from
 from teamcredit.marl.laziness import find_lazy
 from teamcredit.marl.run import Run, load, train
@@ -143,14 +144,21 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=None, help="where the run folders stay; default: nowhere")
     parser.add_argument("--again", nargs="+", metavar="REFERENCE", help="train nothing: judge the runs of --out by these references")
     args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error(f"--seeds {args.seeds}: at least 1")
+    if args.again and (args.out is None or args.runs is None or not args.out.exists()):
+        parser.error("--again judges runs that were made before: name their --out, which must exist, and their --runs")
     torch.set_num_threads(1)
     rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out is not None and args.out.exists() else []
     made = {(row["task"], row["algo"], row["seed"]) for row in rows}
     if args.again:
         rows = [row for row in rows if row["task"] in args.tasks and row["algo"] in args.algos and row["seed"] < args.seeds]
-        for row in rows:
-            run = load(str(args.runs / row["run"]))
-            row["judged"] = {str(margin): judge(run, margin, args.again) for margin in MARGINS}
+        try:
+            for row in rows:
+                run = load(str(args.runs / row["run"]))
+                row["judged"] = {str(margin): judge(run, margin, args.again) for margin in MARGINS}
+        except UserError as error:  # no such run, no such reference
+            raise SystemExit(str(error)) from error
         tell(rows)
         return
     with tempfile.TemporaryDirectory() as scratch:

@@ -248,16 +248,23 @@ class _About:
         evidence = begin(measured.delta.expand(seen.shape[:-1]).contiguous(), measured.bound, approximate=measured.approximate)
         return ranking(update(evidence, seen)).amin(-1)
 
+    def by_mean(self, seen: Float[Tensor, "*window agent reference pair"]) -> Float[Tensor, "*window agent"]:
+        """How far the mean of these pairs lies below the margin, in margins so that tasks compare, smallest over references."""
+        delta = self.measured.delta
+        if not bool((delta > 0).all()):
+            return torch.zeros(seen.shape[:-2], dtype=torch.float64)
+        return (1 - seen.mean(-1) / delta).amin(-1)
+
     def ours(self, said: Sequence[Said]) -> list[Record]:
         """What our detector said, how it ranks at `RANKED_AT` pairs (once, and again on other pairs), and what could be found at all."""
         windows = self.pool.windows_of(self.number, RANKED_AT, WINDOWS)
-        below = (1 - windows.mean(-1) / self.measured.delta).amin(-1)  # in margins, so that tasks compare
-        again, means = (tuple(map(tuple, scores.T.tolist())) for scores in (self.ranking(windows), below))
-        truth, delta = self.truth, self.truth.delta(self.margin)
+        again, means = (tuple(map(tuple, scores.T.tolist())) for scores in (self.ranking(windows), self.by_mean(windows)))
+        truth, delta, measured = self.truth, self.truth.delta(self.margin), self.measured
         can = attainable_power(truth.effect, truth.error * truth.pairs**0.5, delta, MAX_PAIRS, ALPHA).tolist()
+        reached = [_floor(effect, delta, measured, easiest=True) <= MAX_PAIRS for effect in truth.effect]
         plain = self.records(said, self.ranking(self.pool.pairs_of(self.number)[..., :RANKED_AT]).tolist())
         return [
-            replace(one, again=again[agent], means=means[agent], attainable=can[agent] if one.floor <= MAX_PAIRS else 0.0)
+            replace(one, again=again[agent], means=means[agent], attainable=can[agent] if reached[agent] else 0.0)
             for agent, one in enumerate(plain)
         ]
 
@@ -286,11 +293,14 @@ class _About:
         ]
 
 
-def _floor(effect: Tensor, delta: Tensor, measured: Margin) -> int:
-    """Pairs that a lazy verdict takes at least, at Holm's first step; a reference that is clearly better than the member needs fewer."""
-    level = ALPHA / measured.num_agents
+def _floor(effect: Tensor, delta: Tensor, measured: Margin, *, easiest: bool = False) -> int:
+    """Pairs that a lazy verdict takes at least, at Holm's first step, or (`easiest`) at its last.
+
+    A reference that is clearly better than the member needs fewer, and is left out.
+    """
+    level = ALPHA if easiest else ALPHA / measured.num_agents
     if measured.approximate:
-        return floor_range(measured, ALPHA)[0]
+        return floor_range(measured, ALPHA)[int(easiest)]
     least = measured.delta[effect > -delta / 2] if bool((effect > -delta / 2).any()) else measured.delta
     return max((floor_pairs(one, measured.bound, level) for one in least.tolist() if 0 < one < measured.bound), default=0)
 

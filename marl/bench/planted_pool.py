@@ -2,6 +2,7 @@
 
 A pool is cut into slices. Each slice is what the baselines of one run may see (our own test plays its own episodes); what is true of
 the team, for that run, is the mean over all the other episodes. So truth and test share nothing, and one long play serves several runs.
+Only the ranking that is scored again uses episodes of the truth too (`windows_of`).
 
     effect[i, rho] = mean of R_k(pi) - R_k(rho_i, pi_-i)        gain[rho] = mean of R_k(pi) - R_k(rho, ..., rho)
     headroom[i]    = mean of R_k(good_i, pi_-i) - R_k(pi)
@@ -85,7 +86,11 @@ class Pool:
         return self.differences[..., number * PAIRS : (number + 1) * PAIRS]
 
     def windows_of(self, number: int, pairs: int, most: int) -> Float[Tensor, "window agent reference pair"]:
-        """A slice's share of all pairs, cut into windows of so many, at most `most` of them: no window serves two slices."""
+        """A slice's share of all pairs, cut into windows of so many, at most `most` of them: no window serves two slices.
+
+        All but a slice's own pairs are also among those behind its truth: 32 windows of 16 are an eighth of them (`NATIVE`), or most
+        (`REAL`). One window is too small a part of the truth to be told by it.
+        """
         share = self.differences.shape[-1] // pairs // self.slices
         count = min(share, most)
         chosen = self.differences[..., number * share * pairs : (number * share + count) * pairs]

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from teamcredit.credit import CloserLook, classify, explain, find_lazy, floors, measure_margin
+from teamcredit.credit.evidence import begin, further_needed, log_e_below, update
 from teamcredit.credit.verdict import Peaks, claims
 
 torch.set_num_threads(1)
@@ -182,6 +183,8 @@ def test_a_team_that_stands_still_is_not_one_of_guards():
     assert [v.verdict for v in still] == ["undecided", "undecided", "contributing", "undecided"]
     assert "nobody in this team acts" in explain(still[0])
     assert still[0].episodes == 256
+    dead = find_lazy(play, margin(), effort=[0.05, 0.0, 0.03, None], has_choice=[1.0, 1.0, 1.0, 0.0], idle_references=idle, max_pairs=256)
+    assert [v.verdict for v in dead] == ["undecided", "undecided", "guard", "not-assessed"]
     awake = find_lazy(play, margin(), effort=[0.05, 0.0, 0.8, 0.0], idle_references=idle, max_pairs=256)
     assert [v.verdict for v in awake] == ["guard", "guard", "contributing", "guard"]
     assert not any("nobody" in v.note for v in awake)
@@ -290,3 +293,13 @@ def test_more_looks_make_a_wider_interval_of_the_gain_and_no_look_is_refused():
     assert float(often.gain_low) < float(once.gain_low) < float(once.gain) == float(often.gain)
     with pytest.raises(ValueError, match="looks is 0"):
         measure_margin(team, replaced, num_agents=2, names=("noop",), looks=0)
+
+
+def test_a_forecast_of_further_pairs_is_by_the_boldest_stake_endless_above_the_margin_and_nothing_where_all_is_shown():
+    begun = begin(torch.tensor([0.1]), 1.0)
+    missing = math.log(20) + math.log(2)  # the boldest stake has half the capital
+    assert further_needed(begun, math.log(20)).tolist() == [math.ceil(missing / math.log1p(0.1 / 0.9))]
+    assert further_needed(begun, math.log(20), 0.2).tolist() == [math.inf]
+    shown = update(begun, torch.zeros(1, 64))
+    assert float(log_e_below(shown)) > math.log(20)
+    assert further_needed(shown, math.log(20)).tolist() == further_needed(shown, math.log(20), 0.2).tolist() == [0]

@@ -2,13 +2,15 @@
 
 import functools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from teamcredit.credit.evidence import begin, log_e_below, ranking, update
+from teamcredit.credit.evidence import begin, floor_pairs, log_e_below, ranking, update
+from teamcredit.credit.margin import Margin
 from teamcredit.envs.spread_policy import landmark_mover
 from teamcredit.marl.bench import lazy as bench
-from teamcredit.marl.bench.lazy import OURS, Said, bench_lazy
+from teamcredit.marl.bench.lazy import OURS, Said, _floor, bench_lazy
 from teamcredit.marl.bench.lazy_drift import drift_of
 from teamcredit.marl.bench.lazy_report import markdown, to_text
 from teamcredit.marl.bench.lazy_stress import measure_stress, wilson
@@ -165,6 +167,17 @@ def test_attainable_power_by_hand():
     both = attainable_power(torch.tensor([[0.5], [0.9]]).double(), sd, delta, pairs=64, alpha=0.05)
     assert float(both[0]) == pytest.approx(0.6388, abs=1e-3)  # Phi(2 - 1.645): the other may be claimed first
     assert float(both[1]) == pytest.approx(0.1066, abs=1e-3)  # Phi(.4 - 1.645)
+
+
+def test_the_floor_at_holms_last_step_is_lower_than_at_its_first():
+    """What may be attained is bounded by the last: an agent may be called after all others."""
+    one = torch.ones(1, dtype=torch.float64)
+    known = Margin(0.25, 4, ("noop",), one, one / 2, 2 * one, bound=10.0, approximate=False, episodes=64)
+    small, delta = torch.zeros(1, dtype=torch.float64), known.delta
+    first, last = (_floor(small, delta, known, easiest=easiest) for easiest in (False, True))
+    assert (first, last) == (floor_pairs(0.0625, 10.0, 0.05 / 4), floor_pairs(0.0625, 10.0, 0.05)) == (699, 478)
+    unknown = replace(known, approximate=True)
+    assert _floor(small, delta, unknown) > _floor(small, delta, unknown, easiest=True)
 
 
 def test_windows_of_two_slices_share_no_pair(planted_pool_of_numbers):

@@ -198,6 +198,7 @@ def test_a_stated_return_range_replaces_the_tasks_own_and_must_hold():
         ({"max_pairs": 1}, "between 2 and"),
         ({"max_pairs": 99_999}, "episode seeds of one --seed would not be enough"),
         ({"margin_episodes": 1}, "gives no interval"),
+        ({"margin_episodes": 25_001}, "25,000 at most: 4 times as many may be needed"),
         ({"seed": 100}, "between 0 and 99"),
         ({"alpha": 1.0}, "chance of a false verdict"),
         ({"return_range": (1.0, 1.0)}, "must be below the highest"),

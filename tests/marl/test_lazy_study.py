@@ -1,6 +1,7 @@
 """The study of laziness verdicts: its table, and the check by hand against a task whose effects are known exactly."""
 
 import runpy
+from dataclasses import replace
 from math import isclose, sqrt
 from pathlib import Path
 
@@ -114,6 +115,48 @@ def test_an_episode_in_words():
     ]
 
 
-def test_doing_nothing_is_refused_where_there_is_no_such_action():
+def test_doing_nothing_is_refused_where_there_is_no_such_action_or_it_may_not_be_taken():
     with pytest.raises(SystemExit, match="has no action that does nothing"):
         HAND["noop"](make("native/matrix-climbing"))
+    env = make("native/plate-and-door")
+    _, view = env.reset(torch.arange(2))
+    act = HAND["noop"](env)
+    assert act(view, 1).tolist() == [env.spec.noop[1]] * 2
+    masked = view.available.clone()
+    masked[1, 1, env.spec.noop[1]] = False
+    with pytest.raises(SystemExit, match=f"the action of {env.spec.agents[1]} that does nothing is not always available"):
+        act(replace(view, available=masked), 1)
+    object.__setattr__(env.spec, "noop", (0, None, 0))
+    with pytest.raises(SystemExit, match="not for every agent"):
+        HAND["noop"](env)
+
+
+# What a user may get wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script, words, sentence",
+    [
+        ("check_verdict.py", ("no-such-run", "agent_0"), 'no run "no-such-run"'),
+        ("check_verdict.py", ("no-such-run", "agent_0", "--margin", "3"), "between 0 and 1"),
+        ("check_verdict.py", ("no-such-run", "agent_0", "--episodes", "1"), "at least 2, or there is no standard error"),
+        ("lazy_study.py", ("--seeds", "0"), "--seeds 0: at least 1"),
+        ("lazy_study.py", ("--again", "random"), "name their --out"),
+        ("compare_cures.py", ("--cures", "heal"), "invalid choice: 'heal'"),
+        ("compare_cures.py", ("--seeds", "0"), "must be at least 1"),
+        ("compare_cures.py", ("--steps", "3"), "at least 20, one for each evaluation"),
+        ("compare_cures.py", ("--out", "{rows}"), "holds runs of another task than native/uphill-3p"),
+        ("compare_cures.py", ("--algos", "vdn", "--cures", "counterfactual"), "none of these --algos has one of these --cures"),
+    ],
+)
+def test_scripts_say_what_is_wrong_with_their_input(script, words, sentence, tmp_path, monkeypatch, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"task": "native/foraging-8x8-2p-4f-pen", "algo": "vdn", "cure": "none", "seed": 0}\n')
+    main = runpy.run_path(str(SCRIPTS / script))["main"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [script, *(word.format(rows=rows) for word in words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert ended.value.code  # not 0
+    assert sentence in f"{told.err}{ended.value.code}"
