@@ -124,10 +124,15 @@ class Watcher:
         self.state, self.resting = restarted(self.state, agent), {**self.resting, agent: until}
 
     def best_teammate(self, agent: int, learns: Bool[Tensor, " agent"]) -> int | None:
-        """The learning teammate with the largest effect at the newest look (the least over references); None without one."""
+        """The learning teammate with the largest effect at the newest look (the least over references); None without one.
+
+        One that is called lazy itself only where all are: it may lie a hair above a guard, whose least effect is 0.
+        """
         assert self.newest is not None, "a cure follows a look"
         able = learns.clone()
         able[agent] = False
+        works = able & torch.tensor([status != "lazy" for status in self.state.status])
+        able = works if bool(works.any()) else able
         return int(self.newest.amin(-1).masked_fill(~able, -torch.inf).argmax()) if bool(able.any()) else None
 
     def has_working_teammate(self, agent: int) -> bool:

@@ -287,6 +287,18 @@ def test_what_the_watcher_remembers_survives_json_and_a_look_uses_fresh_seeds(pl
     assert watcher.ledger.next_seed >= first + 8
 
 
+def test_the_policy_of_a_lazy_teammate_is_copied_only_where_there_is_no_other():
+    env = make("native/uphill-3p")
+    watcher, all_learn = Watcher(Config(task="any", watch_credit="evaluations"), env), torch.ones(3, dtype=torch.bool)
+    watcher.newest = torch.tensor([[-0.01, 0.5], [0.0, 0.01], [-0.02, -0.02]], dtype=torch.float64)  # a guard, an idler, and who is treated
+    assert watcher.best_teammate(2, all_learn) == 1
+    watcher.state = replace(watcher.state, status=("watched", "lazy", "lazy"))
+    assert watcher.best_teammate(2, all_learn) == 0
+    assert watcher.best_teammate(2, torch.tensor([False, True, True])) == 1
+    watcher.state = replace(watcher.state, status=("lazy", "lazy", "lazy"))
+    assert watcher.best_teammate(2, all_learn) == 1
+
+
 def test_nothing_of_a_look_that_was_broken_off_is_kept(planted, monkeypatch):
     watcher = Watcher(planted.config, planted.env)
     before = watcher.dump()
