@@ -2,7 +2,8 @@
 
     delta_rho = m G_rho / n,    G_rho = J(pi) - J(rho, ..., rho)
 
-G_rho is measured first, on episodes of its own, then frozen, so that no agent's own data sets its margin.
+G_rho is measured first, on episodes of its own, then frozen, so that no agent's own data sets its margin. Verdicts speak of this delta. A
+gain that can barely be told from 0 is shown more often when it comes out too large, and then the margin is too large too.
 """
 
 from collections.abc import Sequence
@@ -48,8 +49,9 @@ class Margin:
         for k, name in enumerate(self.references):
             if self.gain_low[k] <= 0:
                 return (
-                    f'this team has not learned to beat its reference "{name}": its gain is {self.gain[k]:.3g} (95% interval '
-                    f"{self.gain_low[k]:.3g} to {self.gain_high[k]:.3g}); train longer, or measure it on more than {self.episodes} episodes"
+                    f'this team has not learned to beat its reference "{name}": its gain is {self.gain[k]:.3g} (interval '
+                    f"{self.gain_low[k]:.3g} to {self.gain_high[k]:.3g}, of {self.episodes} episodes); train longer, or measure it on more "
+                    "(--margin-episodes)"
                 )
         return None
 

@@ -152,6 +152,7 @@ def lazy(
     margin: float = 0.25,
     reference: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
     max_pairs: int = 512,
+    margin_episodes: int = 256,
     seed: int = 0,
     return_range: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     no_look: bool = False,
@@ -174,6 +175,8 @@ def lazy(
         (where every agent can do nothing) and random.
     max_pairs
         Pairs of episodes per agent after which the rest stay undecided.
+    margin_episodes
+        Episodes on which the team's gain is measured first; up to four times as many where it is not shown at once.
     seed
         Another number (0 to 99), other episodes.
     return_range
@@ -202,6 +205,7 @@ def lazy(
         margin=margin,
         references=reference,
         max_pairs=max_pairs,
+        margin_episodes=margin_episodes,
         seed=seed,
         return_range=parse_range(return_range),
         best_response=best_response,

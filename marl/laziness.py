@@ -244,10 +244,10 @@ def check_laziness(
     if not 0 <= seed < 100:
         raise ConfigError(f"--seed {seed} must lie between 0 and 99")
     if margin_episodes < 2:
-        raise ConfigError(f"margin_episodes {margin_episodes} gives no interval: use at least 2 (256 is a good start)")
+        raise ConfigError(f"--margin-episodes {margin_episodes} gives no interval: use at least 2 (256 is a good start)")
     if MARGIN_LOOKS[-1] * margin_episodes > SEEDS_APART:
         most = SEEDS_APART // MARGIN_LOOKS[-1]
-        raise ConfigError(f"margin_episodes {margin_episodes} may be {most:,} at most: {MARGIN_LOOKS[-1]} times as many may be needed")
+        raise ConfigError(f"--margin-episodes {margin_episodes} may be {most:,} at most: {MARGIN_LOOKS[-1]} times as many may be needed")
     left = SEEDS_APART - HEADROOM_AT
     if not 2 <= max_pairs <= left:
         few = "one pair is no evidence" if max_pairs < 2 else f"the {SEEDS_APART:,} episode seeds of one --seed would not be enough"

@@ -184,7 +184,7 @@ def test_a_team_that_stands_still_is_not_one_of_guards():
     assert "nobody in this team acts" in explain(still[0])
     assert still[0].episodes == 256
     dead = find_lazy(play, margin(), effort=[0.05, 0.0, 0.03, None], has_choice=[1.0, 1.0, 1.0, 0.0], idle_references=idle, max_pairs=256)
-    assert [v.verdict for v in dead] == ["undecided", "undecided", "guard", "not-assessed"]
+    assert [v.verdict for v in dead] == ["undecided", "undecided", "contributing", "not-assessed"]
     awake = find_lazy(play, margin(), effort=[0.05, 0.0, 0.8, 0.0], idle_references=idle, max_pairs=256)
     assert [v.verdict for v in awake] == ["guard", "guard", "contributing", "guard"]
     assert not any("nobody" in v.note for v in awake)
