@@ -81,9 +81,9 @@ class Line:
         """As `--json` prints it."""
         own = asdict(self.rates)
         rows = {name: {"members": members, "called_lazy": called} for name, (members, called) in own.pop("rows").items()}
-        ranked, again, means = (own.pop(name) for name in ("auc", "auc_again", "auc_of_means"))
-        pairs = RANKED_AT if self.pairs is None else self.pairs
-        found = {f"auc_{pairs}": ranked, f"auc_{pairs}_repeated": again, f"auc_{pairs}_of_means": means}
+        ranked, again, within, means = (own.pop(name) for name in ("auc", "auc_again", "auc_within", "auc_of_means"))
+        at = f"auc_{RANKED_AT if self.pairs is None else self.pairs}"
+        found = {at: ranked, f"{at}_repeated": again, f"{at}_within_tasks": within, f"{at}_of_means": means}
         return {"name": self.name, "family": self.family, "margin": self.margin, "pairs": self.pairs, **found, **own, "rows": rows}
 
 
@@ -323,6 +323,7 @@ def checks_of(lines: Sequence[Line], stress: Sequence[Stress], drift: Sequence[D
             ("recall within 512 pairs", own.recall, ">= 0.85", lambda x: x >= 0.85),
             ("median pairs over the floor", own.over_floor, "<= 2", lambda x: x <= 2),
             (f"AUC at {RANKED_AT} pairs, over {WINDOWS} draws", own.auc_again, ">= 0.99", lambda x: x >= 0.99),
+            (f"AUC at {RANKED_AT} pairs within tasks, over {WINDOWS} draws", own.auc_within, ">= 0.99", lambda x: x >= 0.99),
         ):
             if value is not None:
                 found.append(Check(what, margin, value, wanted, bool(met(value))))

@@ -36,10 +36,10 @@ LEGEND = """\
 false lazy: members called lazy of those that must not be (effect above twice the margin, guards, dummies, redundant, not needed); recall:
 of the truly lazy, within 512 pairs; above: called lazy with a true effect above the margin; x floor: pairs to a true lazy verdict over the
 fewest possible; attainable: the recall of a test that knew each standard deviation and looked once, at 512 pairs; AUC at 16 pairs, again:
-over 32 draws of 16 pairs, of means: by the plain mean of the same pairs; cannot tell: undecided, of the lazy and the negative. A
-baseline's false-lazy rate is at its pairs."""
+over 32 draws of 16 pairs, within tasks: comparing members of one family only, of means: by the plain mean of the same pairs; cannot tell:
+undecided, of the lazy and the negative. A baseline's false-lazy rate is at its pairs."""
 _OURS = ("family", "teams", "lazy", "recall", "attainable", "precision", "false lazy", "rate", "above", "AUC", "AUC again",
-         "AUC of means", "cannot tell", "harmful", "pairs", "x floor", *SPECIAL, "near", "steps a verdict")  # fmt: skip
+         "within tasks", "AUC of means", "cannot tell", "harmful", "pairs", "x floor", *SPECIAL, "near", "steps a verdict")  # fmt: skip
 _OTHERS = ("baseline", "pairs", "lazy", "recall", "precision", "false lazy", "rate", "above", "AUC", "negative", *SPECIAL)
 _STRESS = ("agent", "margin/range", "simulations", "looks", "called lazy", "95%", "median pairs", "floor", "t, any look", "t, 64 pairs")
 _DRIFT = ("task", "trials", "found", "median delay", "longest", "false alarms", "overhead")
@@ -61,6 +61,7 @@ def own_row(line: Line) -> tuple[str, ...]:
         str(own.wrong_below),
         _three(own.auc),
         _three(own.auc_again),
+        _three(own.auc_within),
         _three(own.auc_of_means),
         _percent(own.cannot_tell),
         harmful,

@@ -140,6 +140,8 @@ class Rates:
     """Members below half the margin (and with room) against negatives, by score."""
     auc_again: float | None
     """The same over further draws of as many pairs."""
+    auc_within: float | None
+    """The same, comparing members of one family only: log e-values of different tasks are not on one scale (it hangs on margin / range)."""
     auc_of_means: float | None
     """On those draws, members ordered by their mean alone."""
     cannot_tell: float | None
@@ -186,6 +188,7 @@ def rates(records: Sequence[Record]) -> Rates:
         attainable=_mean([record.attainable for record in lazy if record.attainable is not None]),
         auc=auc(_scores(positive), _scores(against)),
         auc_again=auc(_all(record.again for record in positive), _all(record.again for record in against)),
+        auc_within=_auc_within(positive, against),
         auc_of_means=auc(_all(record.means for record in positive), _all(record.means for record in against)),
         cannot_tell=_share([record for record in either if record.verdict == "undecided"], either),
         median_pairs=_median([float(record.pairs) for record in found]),
@@ -195,6 +198,17 @@ def rates(records: Sequence[Record]) -> Rates:
         rows={name: (len(group), sum(record.called_lazy for record in group)) for name, group in sorted(by_row.items())},
         unjudged=len(records) - len(judged),
     )
+
+
+def _auc_within(positive: Sequence[Record], against: Sequence[Record]) -> float | None:
+    """Of all comparisons between a positive and a negative of one family, how many stand in the right order (ties half)."""
+    right = total = 0.0
+    for family in dict.fromkeys(record.family for record in positive):
+        one, other = (_all(record.again for record in part if record.family == family) for part in (positive, against))
+        found = auc(one, other)
+        if found is not None:
+            right, total = right + found * len(one) * len(other), total + len(one) * len(other)
+    return right / total if total else None
 
 
 def _share(part: Sequence[Record], whole: Sequence[Record]) -> float | None:

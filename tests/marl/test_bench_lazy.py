@@ -148,6 +148,19 @@ def test_rates_by_hand():
     assert found.rows["dummy"] == (1, 0)
 
 
+def test_the_order_within_tasks_compares_members_of_one_family_only():
+    """Scores of the second family are ten times as large, so that its negative stands above the first one's positives."""
+    scored = [
+        ("coalition", "lazy", (3.0, 1.0)),
+        ("coalition", "negative", (0.0, 2.0)),
+        ("foraging", "lazy", (30.0,)),
+        ("foraging", "negative", (20.0,)),
+    ]
+    found = rates([replace(record(truth, "undecided"), family=family, again=again) for family, truth, again in scored])
+    assert found.auc_again == pytest.approx((2 + 1 + 3) / 9)  # 3 > 0, 2; 1 > 0; 30 > 0, 2, 20
+    assert found.auc_within == pytest.approx((2 + 1 + 1) / 5)
+
+
 def test_a_guard_that_is_truly_lazy_is_counted_as_lazy():
     assert row_of(record("lazy", "undecided", role="guard")) == "lazy"
     assert row_of(record("negative", "guard", role="guard")) == "guard"
