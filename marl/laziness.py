@@ -12,6 +12,7 @@ Each stage plays episodes of its own seeds, and counts its env steps. `judge_tea
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -189,17 +190,18 @@ def _margin(
     say: Callable[[str], None],
 ) -> Margin:
     """The margin by the team's returns on the first of these seeds, and on the next of them while its gain is not shown."""
-    first, n = len(team), worlds.env.spec.num_agents
+    first, n, looks = len(team), worlds.env.spec.num_agents, len(MARGIN_LOOKS)
+    measure = partial(measure_margin, num_agents=n, names=names, fraction=fraction, return_range=known, looks=looks)
     replaced = worlds.all_replaced(seeds[:first])
     for times in MARGIN_LOOKS[1:]:
-        found = measure_margin(team, replaced, num_agents=n, names=names, fraction=fraction, return_range=known, looks=len(MARGIN_LOOKS))
+        found = measure(team, replaced)
         if found.problem is None or bool((found.gain_high <= 0).any()):
             return found
         say(f"not shown yet that this team beats its references: {times * first} episodes instead of {len(team)}")
         more = seeds[len(team) : times * first]
         team = torch.cat([team, worlds.play(more, []).returns])
         replaced = torch.cat([replaced, worlds.all_replaced(more)], -1)
-    return measure_margin(team, replaced, num_agents=n, names=names, fraction=fraction, return_range=known, looks=len(MARGIN_LOOKS))
+    return measure(team, replaced)
 
 
 UNPAIRED = (

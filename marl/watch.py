@@ -222,8 +222,10 @@ def log_e(state: WatchState) -> tuple[Float[Tensor, " agent"], Float[Tensor, " a
 
 
 def pairs_needed(state: WatchState, agent: int, alpha: float, newest: Float[Tensor, " reference"] | None = None) -> int:
-    """Further pairs after which this suspect is called lazy, about, if its differences are 0, or as at the newest look where the team
-    did better without it; hardly fewer will do."""
+    """About how many further pairs it takes to call this suspect lazy; hardly fewer will do.
+
+    Supposed are differences of 0, or, where the team did better without the agent, those of the newest look.
+    """
     each = torch.zeros_like(state.total[agent]) if newest is None else newest.clamp(-state.evidence.bound, 0.0)
     log_needed = math.log(len(state.status) / alpha)
     return int(further_needed(state.evidence, log_needed, each.expand_as(state.total))[agent].max())

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from teamcredit.credit.intervals import t_quantile
+from teamcredit.credit.intervals import t_interval
 from teamcredit.marl.errors import ConfigError
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, play, seeds_from
 from teamcredit.marl.presets import own_preset
@@ -64,7 +64,8 @@ def train(task: str, kind: str, setting: str, seeds: int, episodes: int) -> dict
 def interval(values: list[float]) -> tuple[float, float]:
     """The mean over seeds and half the width of its 95% t interval."""
     sample = torch.tensor(values, dtype=torch.float64)
-    return float(sample.mean()), t_quantile(len(values) - 1) * float(sample.std()) / len(values) ** 0.5
+    low, high = t_interval(sample)
+    return float(sample.mean()), float(high - low) / 2
 
 
 def show(row: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from teamcredit.credit.classes import LAZY
-from teamcredit.credit.intervals import t_quantile
+from teamcredit.credit.intervals import t_interval
 from teamcredit.envs.randomness import Clock
 from teamcredit.envs.uphill import Uphill
 from teamcredit.marl.errors import ConfigError
@@ -143,7 +143,8 @@ def idle(run: Run) -> int | None:
 def interval(values: list[float]) -> str:
     """Mean over seeds and half the width of its 95% t interval."""
     sample = torch.tensor(values, dtype=torch.float64)
-    return f"{float(sample.mean()):.3f} +- {t_quantile(len(values) - 1) * float(sample.std()) / len(values) ** 0.5:.3f}"
+    low, high = t_interval(sample)
+    return f"{float(sample.mean()):.3f} +- {float(high - low) / 2:.3f}"
 
 
 def show(rows: list[dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from teamcredit.credit.chains import delayed_chain, key_and_door
-from teamcredit.credit.intervals import t_quantile
+from teamcredit.credit.intervals import t_interval
 from teamcredit.envs.delayed_chain import DelayedChain
 from teamcredit.envs.key_and_door import KeyAndDoor
 from teamcredit.marl.evaluate import CREDIT_SEEDS, seeds_from
@@ -68,8 +68,8 @@ def interval(values: list[float]) -> str:
         return "none"
     if len(real) == 1:
         return f"{float(real):.3f} (1)"
-    half = t_quantile(len(real) - 1) * float(real.std()) / math.sqrt(len(real))
-    return f"{float(real.mean()):.3f} [{float(real.mean()) - half:.3f}, {float(real.mean()) + half:.3f}] ({len(real)})"
+    low, high = t_interval(real)
+    return f"{float(real.mean()):.3f} [{float(low):.3f}, {float(high):.3f}] ({len(real)})"
 
 
 def compare(name: str, methods: list[str], seeds: int, root: Path, steps: int | None, options: dict[str, object]) -> None:

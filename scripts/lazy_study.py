@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from teamcredit.credit.classes import CLASSES
-from teamcredit.credit.intervals import t_quantile
+from teamcredit.credit.intervals import t_interval
 from teamcredit.marl.errors import UserError
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, play, seeds_from
 from teamcredit.marl.laziness import find_lazy
@@ -92,8 +92,8 @@ def mean_and_half_width(values: Sequence[float]) -> str:
     """Mean over seeds and half the width of its 95% t interval; the mean alone for one seed."""
     if len(values) < 2:
         return f"{values[0]:.3f}"
-    half = t_quantile(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.fmean(values):.3f} +- {half:.3f}"
+    low, high = t_interval(torch.tensor(values, dtype=torch.float64))
+    return f"{statistics.fmean(values):.3f} +- {float(high - low) / 2:.3f}"
 
 
 def table(rows: Sequence[dict[str, Any]], margin: float) -> str:

@@ -44,18 +44,6 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def cli(capsys):
-    """Runs a command in this process; exit code, standard output, standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(list(words))
-        return code, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def spread(trained, monkeypatch, tmp_path):
     """The finished run's name; it is `last` too."""
     monkeypatch.setenv("MARL_RUNS", str(trained))

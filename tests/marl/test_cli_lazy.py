@@ -18,18 +18,6 @@ def plate(tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture
-def cli(capsys):
-    """Runs a command in this process; exit code, standard output, standard error."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(list(words))
-        return code, *capsys.readouterr()
-
-    return call
-
-
 def test_the_document_holds_the_whole_report(cli, plate):
     code, out, err = cli("lazy", plate, "--check", "--strict", "--json")
     document = json.loads(out)

@@ -13,7 +13,6 @@ from teamcredit.envs.errors import CannotRender
 from teamcredit.envs.picture import COLOURS, Picture, Place, colour_of
 from teamcredit.envs.spread import Spread
 from teamcredit.marl import film as films
-from teamcredit.marl.cli import main
 from teamcredit.marl.errors import BlankFrame, ConfigError, DiskError
 from teamcredit.marl.evaluate import EVALUATION_SEEDS, evaluate
 from teamcredit.marl.film import Reel, write_film
@@ -96,12 +95,6 @@ def here(place, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.chdir(tmp_path)
     return place
-
-
-def cli(capsys, *words: str) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = main(list(words))
-    return code, *capsys.readouterr()
 
 
 # What is shown ---------------------------------------------------------------------------------------------------------
@@ -324,27 +317,27 @@ PACKED = films._pack(Image.new("RGB", (4, 4)))
 # Tasks that give no picture ---------------------------------------------------------------------------------------------
 
 
-def test_a_frame_of_one_colour_is_an_error_that_names_the_step_and_writes_nothing(here, capsys):
+def test_a_frame_of_one_colour_is_an_error_that_names_the_step_and_writes_nothing(here, cli):
     with pytest.raises(BlankFrame, match="the frame at step 3 is of one single colour"):
         play(load(here / "failing"), "a.webp")
     assert os.listdir() == []
-    code, out, _ = cli(capsys, "play", str(here / "failing"), "--out", "a.webp", "--json")
+    code, out, _ = cli("play", str(here / "failing"), "--out", "a.webp", "--json")
     error = json.loads(out)["error"]
     assert (code, error["exit"], error["kind"]) == (4, 4, "blank-frame")
     assert "SDL_VIDEODRIVER" in error["remedy"]
 
 
-def test_a_task_without_a_picture_is_told_what_to_accept(here, capsys):
+def test_a_task_without_a_picture_is_told_what_to_accept(here, cli):
     with pytest.raises(CannotRender, match="returned None"):
         play(load(here / "blind"), "a.webp")
-    code, out, _ = cli(capsys, "play", str(here / "blind"), "--out", "a.webp", "--json")
+    code, out, _ = cli("play", str(here / "blind"), "--out", "a.webp", "--json")
     error = json.loads(out)["error"]
     assert (code, error["kind"]) == (2, "cannot-render")
     assert 'render_mode="rgb_array"' in error["remedy"]
 
 
-def test_where_positions_are_unknown_the_film_is_made_and_says_so(here, capsys):
-    code, out, _ = cli(capsys, "play", str(here / "door"), "--out", "a.webp")
+def test_where_positions_are_unknown_the_film_is_made_and_says_so(here, cli):
+    code, out, _ = cli("play", str(here / "door"), "--out", "a.webp")
     assert code == 0
     assert "where they stand is not known" in out
 
@@ -361,8 +354,8 @@ def test_the_display_is_left_as_it_was_found(monkeypatch):
 # The command -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_prints_one_document_with_these_keys(here, capsys):
-    code, out, _ = cli(capsys, "play", str(here / "spread"), "--out", "a.gif", "--steps", "3", "--json")
+def test_the_command_prints_one_document_with_these_keys(here, cli):
+    code, out, _ = cli("play", str(here / "spread"), "--out", "a.gif", "--steps", "3", "--json")
     document = json.loads(out)
     assert code == 0
     assert set(document) == {

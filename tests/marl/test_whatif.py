@@ -11,7 +11,6 @@ from PIL import Image
 from teamcredit.envs.fork_check import CopyCheck
 from teamcredit.envs.pettingzoo import PettingZooTeam
 from teamcredit.envs.randomness import Clock
-from teamcredit.marl.cli import main
 from teamcredit.marl.errors import ConfigError, RunNotFound
 from teamcredit.marl.evaluate import CREDIT_SEEDS, evaluate
 from teamcredit.marl.policies import team_action
@@ -108,16 +107,6 @@ def here(place, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.chdir(tmp_path)
     return place
-
-
-@pytest.fixture
-def cli(capsys):
-    def call(*words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main(list(words))
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def from_the_start(run, seed: int, step: int, agent: int, action: int, hold: int) -> tuple[float, int]:
